@@ -1,0 +1,235 @@
+"""What all explanation methods share: an explainer is a frozen value; calling it on a model and inputs explains."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import numpy as np
+
+from xai_core.errors import OptionError, UnknownNameError, describe
+from xai_core.explanation import Explanation
+from xai_core.problem import Problem, inspect_values, is_floating, open_problem
+from xai_core.progress import Progress
+from xai_core.structure import flatten
+
+__all__ = ["Attribution", "Explainer", "explainer_class", "methods", "snake_case"]
+
+
+def snake_case(name: str) -> str:
+    """`IntegratedGradients` -> `integrated_gradients`, `InputXGradient` -> `input_x_gradient`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
+
+@dataclass(frozen=True, eq=False)
+class Attribution:
+    """What a method computes: one array per input leaf, and the completeness gap (batch,) if it promises one."""
+
+    values: list[Any]
+    residual: Any = None
+
+
+_METHODS: dict[str, type[Explainer]] = {}
+
+
+class Explainer(ABC):
+    """Base of all methods: options are keyword arguments, fixed at construction and compared by value.
+
+    Subclasses are frozen dataclasses with `eq=False, repr=False` (options may be arrays) and implement `attribute`.
+    """
+
+    differentiates: ClassVar[bool] = True
+    """Whether the method needs gradients."""
+    stochastic: ClassVar[bool] = False
+    """Whether the method draws random numbers."""
+    aliases: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if not cls.__name__.startswith("_"):
+            for name in (snake_case(cls.__name__), *cls.aliases):
+                _METHODS[name] = cls
+
+    @classmethod
+    def method_name(cls) -> str:
+        """Name for `explain(method=...)`, the command line and files."""
+        return snake_case(cls.__name__)
+
+    def options(self) -> dict[str, Any]:
+        """The options and their values."""
+        return {entry.name: getattr(self, entry.name) for entry in fields(self)}  # type: ignore[arg-type]
+
+    def __eq__(self, other: object) -> bool:
+        if type(self) is not type(other) or not isinstance(other, Explainer):
+            return NotImplemented
+        return _same(self.options(), other.options())
+
+    def __hash__(self) -> int:
+        return hash((type(self), tuple(self.options())))
+
+    def __repr__(self) -> str:
+        said = ", ".join(
+            f"{name}=<{describe(value)}>" if hasattr(value, "dtype") else f"{name}={value!r}"
+            for name, value in self.options().items()
+        )
+        return f"{type(self).__name__}({said})"
+
+    def planned_rows(self, batch: int) -> int:
+        """Forward rows that explaining `batch` samples is expected to take; for the progress bar."""
+        return batch
+
+    def uses_gradients(self) -> bool:
+        """Whether this explainer, with all that it is composed of, needs gradients."""
+        return self.differentiates
+
+    @abstractmethod
+    def attribute(self, problem: Problem) -> Attribution:
+        """The mathematics of the method, on the device."""
+
+    def __call__(self, model: Any, x: Any, *, target: Any = None, seed: int = 0, index: Any = None) -> Explanation:
+        """Explain `model` at `x`.
+
+        Parameters
+        ----------
+        model
+            A model as in `xai_core.wrap`, raw or wrapped.
+        x
+            Inputs, batch first: one array, or a tuple or dict of arrays.
+        target
+            The explained score: `None` for the predicted class of each sample, an int, `(batch,)` ints, an index
+            tuple for outputs with more axes, or a callable `scores -> (batch,)`.
+        seed
+            Seed of the method's random numbers, if it draws any.
+        index
+            What sample `i` is called in the random streams: an int (the first sample's number) or `(batch,)` ints. A
+            data set explained in parts gives the same result as in one piece if each part says where it starts.
+
+        Returns
+        -------
+        Explanation
+            `values` has the structure, array type, dtype and device of `x`.
+
+        Raises
+        ------
+        XaiError
+            See `xai_core.errors`; each message says what was received and how to mend it.
+        """
+        name = type(self).__name__
+        bars: list[Progress] = []
+
+        def progress(batch: int) -> Progress:
+            bars.append(Progress(name, self.planned_rows(batch)))
+            return bars[0]
+
+        try:
+            with open_problem(
+                model,
+                x,
+                target=target,
+                seed=seed,
+                index=index,
+                method=name,
+                differentiates=self.uses_gradients(),
+                progress=progress,
+            ) as problem:
+                found = self.attribute(problem)
+                inspect_values(problem, found.values, name)
+                return _explanation(self, problem, found, x, target, seed)
+        finally:
+            for bar in bars:
+                bar.close()
+
+
+def _explanation(
+    explainer: Explainer, problem: Problem, found: Attribution, x: Any, target: Any, seed: int
+) -> Explanation:
+    """Results in the array types that the inputs came in."""
+    given, structure = flatten(x)
+    xp = problem.xp
+    host = all(isinstance(leaf, np.ndarray) for leaf in given)
+    values = []
+    for leaf, original, value in zip(problem.leaves, given, found.values, strict=True):
+        native = xp.astype(value, leaf.dtype) if is_floating(leaf) and value.dtype != leaf.dtype else value
+        if isinstance(original, np.ndarray):
+            floating = original.dtype.kind == "f" or original.dtype.name == "bfloat16"
+            converted = problem.to_host(native)
+            values.append(converted.astype(original.dtype, copy=False) if floating else converted)
+        else:
+            values.append(native)
+
+    def out(array: Any) -> Any:
+        return problem.to_host(array) if host and array is not None else array
+
+    resolved = target
+    if problem.index is not None and not isinstance(target, tuple):
+        resolved = out(problem.index[:, 0])
+    return Explanation(
+        values=structure.rebuild(values),
+        inputs=x,
+        target=resolved,
+        explainer=explainer,
+        score=out(problem.score),
+        residual=out(found.residual),
+        seed=seed,
+        rows=(problem.work.forward, problem.work.backward),
+        channel_axis=problem.bound.channel_axis,
+    )
+
+
+def explainer_class(name: str) -> type[Explainer]:
+    """The method of that name, in snake case or as the class is called.
+
+    Raises
+    ------
+    UnknownNameError
+        With the nearest names.
+    """
+    import difflib
+
+    key = snake_case(name) if isinstance(name, str) else name
+    if key not in _METHODS:
+        near = difflib.get_close_matches(str(key), _METHODS, n=3, cutoff=0.4)
+        raise UnknownNameError(
+            f"No explanation method is called {name!r}.",
+            fix=f"did you mean {', '.join(map(repr, near))}? " * bool(near) + f"All: {', '.join(sorted(_METHODS))}.",
+        )
+    return _METHODS[key]
+
+
+def methods() -> dict[str, type[Explainer]]:
+    """All methods by snake-case name, aliases included."""
+    return dict(sorted(_METHODS.items()))
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Equality of options that may hold arrays of any framework."""
+    if a is b:
+        return True
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+    if isinstance(a, (tuple, list)):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if hasattr(a, "shape") and hasattr(a, "dtype"):
+        same_kind = tuple(a.shape) == tuple(b.shape) and str(a.dtype) == str(b.dtype)
+        return same_kind and bool(np.array_equal(np.asarray(a), np.asarray(b)))
+    return bool(a == b)
+
+
+def positive_int(name: str, value: Any, least: int = 1) -> None:
+    """Check an option that counts something."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise OptionError(
+            f"`{name}` must be an integer of at least {least}.", received=describe(value), fix=f"{name}={max(least, 32)}"
+        )
+
+
+def base_explainer(name: str, value: Any) -> None:
+    """Check an option that is an explainer."""
+    if not isinstance(value, Explainer):
+        raise OptionError(
+            f"`{name}` must be an explainer.", received=describe(value), fix=f"{name}=xai.IntegratedGradients(steps=32)"
+        )

@@ -1,0 +1,91 @@
+"""Gradient of the explained score, and its product with the input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from xai_core.attribution.base import Attribution, Explainer
+from xai_core.blocks import Block, spans
+from xai_core.model import Net
+from xai_core.problem import Problem, gather
+from xai_core.targets import Pick
+
+__all__ = ["Gradient", "InputXGradient"]
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Gradient(Explainer):
+    """Gradient of the explained score with respect to the input.
+
+    `values = d score / d x`, one model row forward and backward per sample.
+
+    Source: Simonyan et al. 2014, arXiv:1312.6034, section 3.
+
+    Parameters
+    ----------
+    absolute
+        Return the magnitude, the saliency map of the paper (without its maximum over channels).
+    """
+
+    absolute: bool = False
+
+    def attribute(self, problem: Problem) -> Attribution:
+        return Attribution(_blockwise(problem, _Gradient(problem.pick, "absolute" if self.absolute else "plain")))
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class InputXGradient(Explainer):
+    """Input times gradient.
+
+    `values = x * d score / d x`, one model row forward and backward per sample. For a model that is linear and has no
+    bias it is complete; in general it promises nothing about the sum.
+
+    Source: Shrikumar et al. 2016, arXiv:1605.01713.
+    """
+
+    def attribute(self, problem: Problem) -> Attribution:
+        return Attribution(_blockwise(problem, _Gradient(problem.pick, "input")))
+
+
+@dataclass(frozen=True)
+class _Gradient:
+    """Kernel: gradient of some rows, as it is, its magnitude, or times the input."""
+
+    pick: Pick
+    form: str
+
+    def __call__(self, net: Net, leaves: list[Any], rows: Any, index: Any) -> list[Any]:
+        xp = net.xp
+        points = [gather(xp, leaf, rows) for leaf in leaves]
+        chosen = gather(xp, index, rows)
+        score, pull = net.pullback(points, lambda outputs: self.pick(xp, outputs, chosen))
+        pairs = zip(points, pull(xp.ones_like(score)), strict=True)
+        gradients = [xp.zeros_like(point) if gradient is None else gradient for point, gradient in pairs]
+        if self.form == "plain":
+            return gradients
+        if self.form == "absolute":
+            return [xp.abs(gradient) for gradient in gradients]
+        return [gradient * point for gradient, point in zip(gradients, points, strict=True)]
+
+
+def _blockwise(problem: Problem, kernel: _Gradient) -> list[Any]:
+    """Run a per-sample kernel over the batch."""
+    parts: list[list[Any]] = []
+    for block in spans(problem.batch, problem.rows, constant=problem.constant_shapes):
+        found = problem.run(kernel, problem.leaves, problem.indices(block.indices), problem.index)
+        problem.work.add(block.width, block.width)
+        parts.append(trim(found, block))
+    return join(problem, parts)
+
+
+def trim(arrays: list[Any], block: Block) -> list[Any]:
+    """Drop the rows that only fill the block up."""
+    return list(arrays) if block.size == block.width else [array[: block.size, ...] for array in arrays]
+
+
+def join(problem: Problem, parts: list[list[Any]]) -> list[Any]:
+    """Concatenate blocks of samples, leaf by leaf."""
+    if len(parts) == 1:
+        return parts[0]
+    return [problem.xp.concat(list(pieces), axis=0) for pieces in zip(*parts, strict=True)]

@@ -1,0 +1,209 @@
+"""What a backend supplies, and how the installed backends are found.
+
+A backend package exposes one `Backend` under the entry-point group `xai_core.backends`. The entry point's name is the
+import name of the framework; the backend is loaded when that module is already imported, never before, so that
+`import xai_core` imports no framework.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import sys
+import types
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, ClassVar
+
+import numpy as np
+
+from xai_core.errors import BackendError, describe
+
+__all__ = ["Adapted", "Backend", "available", "backend_of_array", "backend_of_model", "lifetime", "load_backend"]
+
+Pull = Callable[[Any], list[Any]]
+
+
+class Backend(ABC):
+    """One framework: its arrays, its derivative, its compiler, and the kinds of model it knows.
+
+    All methods but `adapt` are independent of any model.
+    """
+
+    name: ClassVar[str]
+    priority: ClassVar[int] = 0
+    """Backends of higher priority are asked first whether a model is theirs."""
+    compiles: ClassVar[bool] = False
+    """Whether `compile` specialises on shapes; if so, callers keep the shapes of repeated calls constant."""
+    differentiable: ClassVar[bool] = True
+    channel_axis: ClassVar[int] = -1
+    """Channel axis of image inputs where the model does not say otherwise."""
+
+    @property
+    @abstractmethod
+    def xp(self) -> Any:
+        """The array-API namespace of this framework."""
+
+    @abstractmethod
+    def claims(self, model: Any) -> bool:
+        """Whether `model` is of a kind that this backend adapts without being told to."""
+
+    @abstractmethod
+    def owns(self, array: Any) -> bool:
+        """Whether `array` is this framework's array type."""
+
+    @abstractmethod
+    def adapt(self, model: Any, params: Any) -> Adapted:
+        """Make `model` callable as a pure function of its parameters and inputs, without changing it.
+
+        Raises
+        ------
+        ModelError
+            If the model cannot be called, with the fix.
+        """
+
+    @abstractmethod
+    def asarray(self, array: np.ndarray[Any, Any], device: Any) -> Any:
+        """Copy a NumPy array to `device` (`None`: the default device), keeping its dtype where the framework can."""
+
+    @abstractmethod
+    def to_numpy(self, array: Any) -> np.ndarray[Any, Any]:
+        """Copy an array of this framework to the host."""
+
+    @abstractmethod
+    def vjp(self, function: Callable[[list[Any]], Any], leaves: list[Any]) -> tuple[Any, Pull]:
+        """Value of `function(leaves)` and the map from its cotangent to one gradient per leaf.
+
+        A leaf that the value does not depend on has gradient `None` where the framework can tell.
+        """
+
+    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function`, compiled if the framework compiles. Arguments are nested lists and tuples of arrays, or None."""
+        return function
+
+    def depends(self, function: Callable[..., Any], params: Any, leaves: list[Any]) -> bool:
+        """Whether `function(params, leaves)` depends on any leaf; asked only when a whole explanation came out as zero.
+
+        This default asks `vjp` which gradients the framework knows to be none.
+        """
+        if not self.differentiable:
+            return True
+        value, pull = self.vjp(lambda inner: function(params, inner), leaves)
+        return any(gradient is not None for gradient in pull(self.xp.ones_like(value)))
+
+
+def _no_params() -> Any:
+    return ()
+
+
+def _no_static(x: Any) -> Hashable:
+    return None
+
+
+def _no_check(leaves: list[Any]) -> None:
+    return None
+
+
+@dataclass(frozen=True, eq=False)
+class Adapted:
+    """A user's model as a pure function, made by `Backend.adapt`.
+
+    Attributes
+    ----------
+    backend
+        The backend that runs it (for Keras models the one of the Keras backend in use).
+    apply
+        `apply(params, x)`: raw outputs for structured inputs `x`.
+    anchor
+        The object whose lifetime compiled functions share; must allow weak references.
+    params
+        Reads the current parameters: arrays that enter compiled functions as arguments.
+    static
+        `static(x)`: what compiled functions depend on beside arguments; a change compiles anew.
+    check
+        Raises if the model must not be explained as it is (training mode) or with these leaves (dtype, device).
+    preserve
+        Context in which the model runs during one explanation; restores whatever a forward pass could change.
+    device
+        Where NumPy inputs are put.
+    channel_axis
+        Channel axis of its image inputs.
+    """
+
+    backend: Backend
+    apply: Callable[[Any, Any], Any]
+    anchor: Any
+    params: Callable[[], Any] = _no_params
+    static: Callable[[Any], Hashable] = _no_static
+    check: Callable[[list[Any]], None] = _no_check
+    preserve: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext
+    device: Any = None
+    channel_axis: int = field(default=-1)
+
+
+@functools.cache
+def _entry_points() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group="xai_core.backends")}
+
+
+@functools.cache
+def load_backend(name: str) -> Backend:
+    """The backend of framework `name`, importing the framework.
+
+    Raises
+    ------
+    BackendError
+        If there is no such backend or its framework is not installed.
+    """
+    found = _entry_points().get(name)
+    if found is None:
+        raise BackendError(
+            f"No backend named {name!r} is installed.",
+            fix=f"use one of {', '.join(sorted(_entry_points()))}, or install the package that provides {name!r}.",
+        )
+    try:
+        backend = found.load()
+    except ModuleNotFoundError as error:
+        raise BackendError(
+            f"Backend {name!r} needs the module {error.name!r}, which is not installed.",
+            fix=f"pip install 'xai-core[{name}]'",
+        ) from error
+    if not isinstance(backend, Backend):
+        raise BackendError(f"The entry point {name!r} gives no xai_core Backend.", received=describe(backend))
+    return backend
+
+
+def lifetime(model: Any) -> tuple[Any, Hashable]:
+    """The object whose lifetime a callable shares, and what tells it from other callables of that object.
+
+    A bound method is made anew at each access; its object is what stays.
+    """
+    owner = getattr(model, "__self__", None)
+    if owner is not None and not isinstance(owner, types.ModuleType):
+        return owner, getattr(model, "__name__", None)
+    return model, None
+
+
+def available() -> dict[str, bool]:
+    """Name of every registered backend, and whether its framework is installed; imports none of them."""
+    return {name: importlib.util.find_spec(name) is not None for name in sorted(_entry_points())}
+
+
+def _present() -> list[Backend]:
+    """Backends whose framework this process has imported, first asked first."""
+    names = [name for name in _entry_points() if name in sys.modules]
+    return sorted((load_backend(name) for name in names), key=lambda backend: -backend.priority)
+
+
+def backend_of_array(array: Any) -> Backend | None:
+    """The backend whose arrays `array` is one of."""
+    return next((backend for backend in _present() if backend.owns(array)), None)
+
+
+def backend_of_model(model: Any) -> Backend | None:
+    """The backend that recognises `model` by itself; None for plain functions."""
+    return next((backend for backend in _present() if backend.claims(model)), None)

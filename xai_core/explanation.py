@@ -1,0 +1,278 @@
+"""The result of an explainer, and its form on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from xai_core.errors import InputError, XaiError, describe
+from xai_core.structure import flatten
+
+if TYPE_CHECKING:
+    from xai_core.attribution.base import Explainer
+
+__all__ = ["Explanation", "load"]
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """What an explainer found.
+
+    Attributes
+    ----------
+    values
+        Attributions: structure, array type, dtype and device of the inputs.
+    inputs
+        The inputs as they were given.
+    target
+        The explained output: one class per sample where a class was explained or predicted, else as it was given.
+    explainer
+        The explainer that made it; `None` after loading one whose options could not be stored.
+    score
+        Explained score per sample, (batch,).
+    residual
+        For methods that promise completeness, the sum of the values minus the change of the score they should add up
+        to, (batch,); `None` for others.
+    seed
+        Seed of the random numbers.
+    rows
+        Model rows evaluated forward and backward, for the whole batch, rows that only filled up a block included.
+    channel_axis
+        Channel axis of image inputs.
+    coverage
+        For rule methods, how many operations each rule hit.
+    """
+
+    values: Any
+    inputs: Any
+    target: Any
+    explainer: Explainer | None
+    score: Any
+    residual: Any = None
+    seed: int = 0
+    rows: tuple[int, int] = (0, 0)
+    channel_axis: int = -1
+    coverage: Mapping[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Number of explained samples."""
+        return int(flatten(self.values)[0][0].shape[0])
+
+    def __repr__(self) -> str:
+        leaves, structure = flatten(self.values)
+        shapes = ", ".join(f"{structure.label(i)}: {tuple(leaf.shape)}" for i, leaf in enumerate(leaves))
+        return f"Explanation({self.explainer!r}, values {shapes}, rows {self.rows})"
+
+    def numpy(self) -> Explanation:
+        """The same with all arrays as NumPy arrays."""
+        parts = {name: _map_arrays(getattr(self, name)) for name in ("values", "inputs", "target", "score", "residual")}
+        return dataclasses.replace(self, **parts)
+
+    def plot(self, path: str | Path | None = None, *, samples: int | None = None, names: Any = None) -> Any:
+        """Draw input and attributions of each sample: heat for images, bars for tables, lines for signals.
+
+        Parameters
+        ----------
+        path
+            File to write; the suffix says which format.
+        samples
+            How many samples to draw, from the first; default: at most eight.
+        names
+            Names of features (tables).
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+
+        Raises
+        ------
+        BackendError
+            If matplotlib is not installed.
+        """
+        from xai_core.plotting import plot
+
+        return plot(self, path, samples=samples, names=names)
+
+    def save(self, path: str | Path) -> None:
+        """Write to one `.npz` file, readable by `xai.load` with no framework installed.
+
+        Options of the explainer and targets that are functions are stored by name only.
+        """
+        arrays: dict[str, np.ndarray[Any, Any]] = {}
+        meta = {
+            "format": _FORMAT,
+            "seed": self.seed,
+            "rows": list(self.rows),
+            "channel_axis": self.channel_axis,
+            "coverage": dict(self.coverage),
+            "explainer": _encode_explainer(self.explainer, arrays),
+        }
+        for name in ("values", "inputs", "target", "score", "residual"):
+            meta[name] = _encode(getattr(self, name), arrays)
+        arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)
+        with open(path, "wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+
+    def _repr_html_(self) -> str:
+        rows = [("explainer", repr(self.explainer)), ("samples", len(self)), ("model rows (forward, backward)", self.rows)]
+        leaves, structure = flatten(self.values)
+        rows += [(f"values of {structure.label(i)}", describe(leaf)) for i, leaf in enumerate(leaves)]
+        rows.append(("target", _brief(self.target)))
+        rows.append(("score", _brief(self.score)))
+        if self.residual is not None:
+            rows.append(("residual", _brief(self.residual)))
+        table = "".join(
+            f"<tr><th style='text-align:left'>{html.escape(str(key))}</th>"
+            f"<td style='text-align:left'>{html.escape(str(value))}</td></tr>"
+            for key, value in rows
+        )
+        return f"<div><table>{table}</table>{self._picture()}</div>"
+
+    def _picture(self) -> str:
+        import base64
+
+        from xai_core.plotting import plot
+
+        buffer = io.BytesIO()
+        try:
+            figure = plot(self, None, samples=4, names=None)
+        except XaiError as error:
+            return f"<p>{html.escape(str(error))}</p>"
+        figure.savefig(buffer, format="png", dpi=80)
+        return f'<img alt="explanation" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+
+
+def load(path: str | Path) -> Explanation:
+    """Read an explanation that `Explanation.save` wrote; arrays come back as NumPy arrays.
+
+    Raises
+    ------
+    InputError
+        If the file is not one of these.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        meta = json.loads(bytes(arrays["meta"]).decode())
+        if meta["format"] != _FORMAT:
+            raise InputError(
+                f"{path} is an explanation of format {meta['format']}; this version reads format {_FORMAT}.",
+                fix="use the version of xai-core that wrote it.",
+            )
+        parts = {name: _decode(meta[name], arrays) for name in ("values", "inputs", "target", "score", "residual")}
+        return Explanation(
+            explainer=_decode_explainer(meta["explainer"], arrays),
+            seed=meta["seed"],
+            rows=(meta["rows"][0], meta["rows"][1]),
+            channel_axis=meta["channel_axis"],
+            coverage=meta["coverage"],
+            **parts,
+        )
+    except (KeyError, ValueError, OSError) as error:
+        if isinstance(error, (XaiError, FileNotFoundError)):
+            raise
+        raise InputError(f"{path} is not an explanation written by xai-core: {error}") from error
+
+
+def to_host(array: Any) -> np.ndarray[Any, Any]:
+    """NumPy copy of an array of any framework."""
+    from xai_core.backend import backend_of_array
+
+    if isinstance(array, np.ndarray):
+        return array
+    backend = backend_of_array(array)
+    return np.asarray(array) if backend is None else np.asarray(backend.to_numpy(array))
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def _map_arrays(value: Any) -> Any:
+    leaves, structure = flatten(value)
+    return structure.rebuild([to_host(leaf) if _is_array(leaf) else leaf for leaf in leaves])
+
+
+def _brief(value: Any) -> str:
+    if _is_array(value):
+        return np.array2string(to_host(value), precision=4, threshold=8, edgeitems=4)
+    return repr(value)
+
+
+def _encode(value: Any, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
+    """A JSON tree; arrays go to `arrays` and are named in it."""
+    if _is_array(value):
+        host = to_host(value)
+        name = f"array_{len(arrays)}"
+        if host.dtype.name == "bfloat16":  # unknown to the .npy format: keep its bits
+            arrays[name] = host.view(np.uint16)
+            return {"kind": "bfloat16", "name": name}
+        arrays[name] = host
+        return {"kind": "array", "name": name}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return {"kind": "plain", "value": value}
+    if isinstance(value, dict):
+        return {"kind": "dict", "items": [[key, _encode(item, arrays)] for key, item in value.items()]}
+    if isinstance(value, (tuple, list)):
+        kind = "list" if isinstance(value, list) else "tuple"
+        return {"kind": kind, "items": [_encode(item, arrays) for item in value]}
+    from xai_core.attribution.base import Explainer
+    from xai_core.baselines import Baseline
+
+    if isinstance(value, Explainer):
+        return {"kind": "explainer", "value": _encode_explainer(value, arrays)}
+    if isinstance(value, Baseline) and type(value).__module__ == "xai_core.baselines":
+        items = {entry.name: getattr(value, entry.name) for entry in dataclasses.fields(value)}  # type: ignore[arg-type]
+        return {"kind": "baseline", "name": type(value).__name__, "options": _encode(items, arrays)}
+    return {"kind": "named", "value": getattr(value, "__qualname__", None) or repr(value)}
+
+
+def _decode(node: Any, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
+    kind = node["kind"]
+    if kind == "array":
+        return arrays[node["name"]]
+    if kind == "bfloat16":
+        wide = arrays[node["name"]].astype(np.uint32) << 16
+        return wide.view(np.float32)
+    if kind in ("plain", "named"):
+        return node["value"]
+    if kind == "dict":
+        return {key: _decode(item, arrays) for key, item in node["items"]}
+    if kind == "explainer":
+        return _decode_explainer(node["value"], arrays)
+    if kind == "baseline":
+        from xai_core import baselines
+
+        return getattr(baselines, node["name"])(**_decode(node["options"], arrays))
+    items = [_decode(item, arrays) for item in node["items"]]
+    return items if kind == "list" else tuple(items)
+
+
+def _encode_explainer(explainer: Explainer | None, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
+    if explainer is None:
+        return None
+    return {"method": explainer.method_name(), "options": _encode(explainer.options(), arrays), "repr": repr(explainer)}
+
+
+def _holds_named(node: Any) -> bool:
+    if isinstance(node, dict):
+        return node.get("kind") == "named" or any(_holds_named(item) for item in node.values())
+    return isinstance(node, list) and any(_holds_named(item) for item in node)
+
+
+def _decode_explainer(node: Any, arrays: dict[str, np.ndarray[Any, Any]]) -> Explainer | None:
+    from xai_core.attribution.base import methods
+
+    if node is None or node["method"] not in methods() or _holds_named(node["options"]):
+        return None
+    return methods()[node["method"]](**_decode(node["options"], arrays))

@@ -1,0 +1,336 @@
+"""One explanation under way: the model, its inputs on the device, what is explained, and the work done so far."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from xai_core.blocks import spans
+from xai_core.errors import (
+    InputDependenceError,
+    InputError,
+    IntegerInputError,
+    NonFiniteError,
+    OptionError,
+    TargetError,
+    describe,
+    dtype_name,
+)
+from xai_core.model import Bound, Model, Net, bind
+from xai_core.progress import Progress
+from xai_core.streams import Streams, check_seed
+from xai_core.structure import flatten
+from xai_core.targets import Pick, Resolve, check_range, host_index
+
+__all__ = ["Problem", "Score", "Work", "gather", "independent", "inspect_values", "is_floating", "open_problem"]
+
+AUTOMATIC_ELEMENTS = 2**21
+"""Input elements per model call where no batch_size is given: 14 images of 224 x 224, 680 of 32 x 32."""
+AUTOMATIC_ROWS = (8, 1024)
+
+_HALVES = ("float16", "bfloat16")
+
+
+class Work:
+    """Counts model rows, forward and backward, and shows them in a progress bar."""
+
+    def __init__(self, progress: Progress | None = None) -> None:
+        self.forward = 0
+        self.backward = 0
+        self._progress = progress
+
+    def add(self, forward: int, backward: int = 0) -> None:
+        self.forward += forward
+        self.backward += backward
+        if self._progress is not None:
+            self._progress.update(forward)
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What a method explains; everything in it lives on the model's device.
+
+    Attributes
+    ----------
+    bound
+        The model with its present parameters.
+    leaves
+        Input arrays, batch first, in the order of the input structure.
+    pick
+        Static part of the target.
+    index
+        Explained output per sample, (batch, axes); `None` for a callable target.
+    score
+        Explained score of `leaves`, (batch,), or None inside another method, where inputs are changed.
+    streams
+        One random stream per sample.
+    """
+
+    bound: Bound
+    leaves: list[Any]
+    pick: Pick
+    index: Any
+    score: Any
+    streams: Streams
+    work: Work
+
+    @property
+    def xp(self) -> Any:
+        return self.bound.xp
+
+    @property
+    def batch(self) -> int:
+        return int(self.leaves[0].shape[0])
+
+    @property
+    def constant_shapes(self) -> bool:
+        return self.bound.backend.compiles
+
+    @property
+    def rows(self) -> int:
+        """Model rows per call."""
+        if self.bound.model.batch_size is not None:
+            return self.bound.model.batch_size
+        elements = sum(math.prod(tuple(leaf.shape)[1:]) for leaf in self.leaves)
+        low, high = AUTOMATIC_ROWS
+        return min(max(AUTOMATIC_ELEMENTS // max(1, elements), low), high)
+
+    def accumulator_dtype(self, leaf: Any) -> Any:
+        """dtype of sums over `leaf`: float32 for halves, else its own."""
+        return self.xp.float32 if dtype_name(leaf.dtype) in _HALVES else leaf.dtype
+
+    def host_dtype(self, leaf: Any) -> str:
+        """NumPy name of the dtype in which host numbers are handed to the device for `leaf`."""
+        return dtype_name(self.accumulator_dtype(leaf))
+
+    def to_device(self, array: Any, like: Any = None) -> Any:
+        """Host numbers on the device, in the accumulating dtype of `like` if given."""
+        host = np.asarray(array)
+        return self.bound.to_native(host if like is None else host.astype(self.host_dtype(like)))
+
+    def to_host(self, array: Any) -> np.ndarray[Any, Any]:
+        return np.asarray(self.bound.to_numpy(array))
+
+    def indices(self, rows: Sequence[int]) -> Any:
+        """Row numbers on the device; `None` stands for all rows in order, which need not be gathered."""
+        return None if list(rows) == list(range(self.batch)) else self.to_device(np.asarray(rows, dtype=np.int64))
+
+    def run(self, kernel: Callable[..., Any], *arguments: Any) -> Any:
+        return self.bound.run(kernel, *arguments)
+
+    def inside(self, leaves: list[Any], rows: Sequence[int] | None, streams: Streams) -> Problem:
+        """The same question about other inputs: row `i` of `leaves` is a changed version of sample `rows[i]`."""
+        index = self.index
+        if index is not None and rows is not None:
+            index = self.xp.take(index, self.to_device(np.asarray(rows, dtype=np.int64)), axis=0)
+        return replace(self, leaves=leaves, index=index, score=None, streams=streams)
+
+    def scores(self, leaves: list[Any]) -> Any:
+        """Explained score (batch,) of other inputs for the same samples."""
+        parts = []
+        for block in spans(self.batch, self.rows, constant=self.constant_shapes):
+            rows = self.indices(block.indices)
+            part = self.run(Score(self.pick), leaves, rows, self.index)
+            parts.append(part if block.size == block.width else part[: block.size])
+            self.work.add(block.width)
+        return parts[0] if len(parts) == 1 else self.xp.concat(parts, axis=0)
+
+    def scores_or_known(self) -> Any:
+        """Explained score of the inputs themselves."""
+        return self.scores(self.leaves) if self.score is None else self.score
+
+
+def gather(xp: Any, array: Any, rows: Any) -> Any:
+    """Rows of an array; `rows=None` means all of them, `array=None` stays None."""
+    return array if rows is None or array is None else xp.take(array, rows, axis=0)
+
+
+@dataclass(frozen=True)
+class Score:
+    """Kernel: explained score of some rows."""
+
+    pick: Pick
+
+    def __call__(self, net: Net, leaves: list[Any], rows: Any, index: Any) -> Any:
+        xp = net.xp
+        return self.pick(xp, net([gather(xp, leaf, rows) for leaf in leaves]), gather(xp, index, rows))
+
+
+@dataclass(frozen=True)
+class _Finite:
+    """Kernel: whether every element of every floating array is finite."""
+
+    def __call__(self, net: Net, arrays: list[Any]) -> Any:
+        xp = net.xp
+        flags = [xp.all(xp.isfinite(array)) for array in arrays]
+        return xp.all(xp.stack(flags))
+
+
+_FINITE = _Finite()
+
+
+def require_finite(bound: Bound, arrays: list[Any], what: str, fix: str) -> None:
+    """Raise NonFiniteError if any array holds NaN or infinity; one number visits the host."""
+    if arrays and not bool(np.all(bound.to_numpy(bound.run(_FINITE, arrays)))):
+        raise NonFiniteError(
+            f"{what} not finite: NaN or infinity among {', '.join(describe(array) for array in arrays)}.", fix=fix
+        )
+
+
+@contextmanager
+def open_problem(
+    model: Model | Any,
+    x: Any,
+    *,
+    target: Any,
+    seed: int,
+    index: Any,
+    method: str,
+    differentiates: bool,
+    progress: Callable[[int], Progress | None],
+) -> Iterator[Problem]:
+    """Check a request, resolve its target, and run it with the model left as it was.
+
+    Raises
+    ------
+    XaiError
+        The errors of `xai_core.errors`, each before any expensive work where possible.
+    """
+    given, structure = flatten(x)
+    if not given:
+        raise InputError("`x` holds no array.", received=describe(x), fix="x=images of shape (batch, ...)")
+    bound, leaves = bind(model, given, structure)
+    batch = _check_inputs(leaves, structure.label)
+    floating = [leaf for leaf in leaves if is_floating(leaf)]
+    if differentiates:
+        bound.require_gradient(method)
+        for position, leaf in enumerate(leaves):
+            if not is_floating(leaf):
+                raise IntegerInputError(
+                    f"{method} differentiates with respect to `{structure.label(position)}`, which holds integers.",
+                    received=describe(given[position]),
+                    fix='images: x.astype("float32"); token ids: attribute at the embedding, layer="embedding".',
+                )
+    seed = check_seed(seed)
+    names = list(range(batch)) if index is None else _sample_index(index, batch)
+    with bound.running(leaves):
+        require_finite(bound, floating, "The inputs are", "remove or fill missing values before explaining.")
+        work = Work(progress(batch))
+        problem = Problem(bound, leaves, Pick(), None, None, Streams.of(seed, names), work)
+        yield _resolve(problem, target)
+
+
+def is_floating(leaf: Any) -> bool:
+    return "float" in dtype_name(leaf.dtype)
+
+
+def _check_inputs(leaves: list[Any], label: Callable[[int], str]) -> int:
+    sizes = []
+    for position, leaf in enumerate(leaves):
+        if len(tuple(leaf.shape)) == 0:
+            raise InputError(
+                f"`{label(position)}` needs a batch axis.", received=describe(leaf), fix=f"{label(position)}[None]"
+            )
+        if dtype_name(leaf.dtype).startswith("complex"):
+            raise InputError(
+                f"`{label(position)}` must be real.", received=describe(leaf), fix="pass real and imaginary parts."
+            )
+        sizes.append(int(leaf.shape[0]))
+    if len(set(sizes)) != 1 or sizes[0] == 0:
+        raise InputError(
+            "All inputs must have the same, non-zero number of samples on their first axis.",
+            received=", ".join(f"{label(i)} of shape {tuple(leaf.shape)}" for i, leaf in enumerate(leaves)),
+            fix="one sample is a batch of one: x[None].",
+        )
+    return sizes[0]
+
+
+def _sample_index(index: Any, batch: int) -> list[int]:
+    names = np.arange(batch) + int(index) if np.ndim(index) == 0 else np.asarray(index)
+    if names.shape != (batch,) or names.dtype.kind not in "iu" or names.min() < 0:
+        raise OptionError(
+            f"`index` numbers the samples in the random streams: an int (the first sample's) or {batch} ints.",
+            received=describe(index),
+            fix="leave it out, or index=start when a batch is explained in parts.",
+        )
+    return [int(name) for name in names]
+
+
+def _resolve(problem: Problem, target: Any) -> Problem:
+    """Fill in pick, index and score."""
+    pick = Pick(target if callable(target) else None)
+    host = host_index(target, problem.batch, problem.to_host)
+    chosen = None if host is None else problem.to_device(host)
+    scores, indices, shape = [], [], None
+    for block in spans(problem.batch, problem.rows, constant=problem.constant_shapes):
+        rows = problem.indices(block.indices)
+        score, index, empty = problem.run(Resolve(pick), problem.leaves, rows, chosen)
+        problem.work.add(block.width)
+        if shape is None:
+            shape = tuple(empty.shape)[1:]
+            if host is not None:
+                check_range(host, shape)
+        partial = block.size < block.width
+        scores.append(score[: block.size] if partial else score)
+        if index is not None:
+            indices.append(index[: block.size] if partial else index)
+    xp = problem.xp
+    score = scores[0] if len(scores) == 1 else xp.concat(scores, axis=0)
+    if not is_floating(score):
+        raise TargetError(
+            "The explained score must be a floating-point number.",
+            received=describe(score),
+            fix="return scores or probabilities from the model, not predicted labels.",
+        )
+    require_finite(problem.bound, [score], "The model's scores are", "check the model on these inputs.")
+    index = None if not indices else indices[0] if len(indices) == 1 else xp.concat(indices, axis=0)
+    return replace(problem, pick=pick, index=index, score=score)
+
+
+@dataclass(frozen=True)
+class _Inspect:
+    """Kernel: whether all values are finite, and whether any is not zero."""
+
+    def __call__(self, net: Net, arrays: list[Any]) -> tuple[Any, Any]:
+        xp = net.xp
+        finite = [xp.all(xp.isfinite(array)) for array in arrays]
+        some = [xp.any(array != 0) for array in arrays]
+        return xp.all(xp.stack(finite)), xp.any(xp.stack(some))
+
+
+_INSPECT = _Inspect()
+
+
+def inspect_values(problem: Problem, values: list[Any], method: str) -> None:
+    """Refuse results that are not finite, and zero results of a model that ignores its input.
+
+    Raises
+    ------
+    NonFiniteError, InputDependenceError
+    """
+    finite, some = problem.run(_INSPECT, values)
+    if not bool(np.all(problem.to_host(finite))):
+        raise NonFiniteError(
+            f"{method} gave NaN or infinity.",
+            received=", ".join(describe(value) for value in values),
+            fix="look for a division, logarithm or square root of zero in the model, or use float32 instead of halves.",
+        )
+    if not bool(np.any(problem.to_host(some))):
+        xp = problem.xp
+        if not problem.bound.depends_on_input(
+            problem.leaves, lambda outputs: problem.pick(xp, outputs, problem.index)
+        ):
+            raise independent(problem, method)
+
+
+def independent(problem: Problem, method: str) -> InputDependenceError:
+    return InputDependenceError(
+        f"The explained score of {problem.bound.model.name!r} does not depend on its input, so {method} has nothing "
+        "to explain.",
+        fix="check that the model uses its input and does not detach it (detach, stop_gradient, no_grad, .numpy()).",
+    )

@@ -1,0 +1,141 @@
+"""Which score is explained.
+
+`None`: the class of the highest score, per sample (for a single output, that output). An int or `(batch,)` ints: a class.
+A tuple: an index into an output with more axes, each entry an int or `(batch,)` ints. A callable: `scores -> (batch,)`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from xai_core.errors import OutputError, TargetError, describe
+from xai_core.model import Net
+
+__all__ = ["Pick", "Resolve", "check_range", "host_index"]
+
+
+@dataclass(frozen=True)
+class Pick:
+    """The explained score of a batch of outputs; the static part of a target."""
+
+    function: Callable[[Any], Any] | None = None
+
+    def __call__(self, xp: Any, outputs: Any, index: Any) -> Any:
+        """Scores (batch,) of `outputs` (batch, ...) at `index` (batch, axes), which a callable ignores."""
+        if self.function is not None:
+            scores = self.function(outputs)
+            if tuple(getattr(scores, "shape", ())) != (tuple(outputs.shape)[0],):
+                raise TargetError(
+                    f"A callable `target` must return one score per sample: shape ({tuple(outputs.shape)[0]},).",
+                    received=describe(scores),
+                    fix="sum or select over all axes but the first: target=lambda scores: scores[:, 3] - scores[:, 5].",
+                )
+            return scores
+        shape = tuple(outputs.shape)
+        flat = xp.reshape(outputs, (shape[0], math.prod(shape[1:])))
+        sizes = shape[1:] or (1,)
+        position = index[:, 0]
+        for axis in range(1, len(sizes)):
+            position = position * sizes[axis] + index[:, axis]
+        return xp.take_along_axis(flat, position[:, None], axis=1)[:, 0]
+
+
+@dataclass(frozen=True)
+class Resolve:
+    """Kernel: explained score, index and output shape of a batch; the shape travels as that of an empty array.
+
+    `chosen` is `None` for the predicted class. Indices outside the output are moved into it here and refused on the
+    host, because frameworks differ in what they do with them.
+    """
+
+    pick: Pick
+
+    def __call__(self, net: Net, leaves: list[Any], rows: Any, chosen: Any) -> tuple[Any, Any, Any]:
+        xp = net.xp
+        outputs = net(leaves if rows is None else [xp.take(leaf, rows, axis=0) for leaf in leaves])
+        shape = tuple(outputs.shape)
+        empty = outputs[:0, ...]
+        if self.pick.function is not None:
+            return self.pick(xp, outputs, None), None, empty
+        sizes = shape[1:] or (1,)
+        if chosen is None:
+            if len(sizes) != 1:
+                raise TargetError(
+                    "The predicted class is defined for outputs of shape (batch, classes) only.",
+                    received=f"outputs of shape {shape}",
+                    fix=f"target=({', '.join('0' * len(sizes))}) for one output, or target=lambda scores: ... -> (batch,).",
+                )
+            index = xp.argmax(xp.reshape(outputs, (shape[0], sizes[0])), axis=1)[:, None]
+        else:
+            index = chosen if rows is None else xp.take(chosen, rows, axis=0)
+            if tuple(index.shape)[1] != len(sizes):
+                raise TargetError(
+                    f"`target` needs {len(sizes)} entries for outputs of shape {shape}.",
+                    received=f"{tuple(index.shape)[1]} entries",
+                    fix=f"target=({', '.join('0' * len(sizes))},) or a callable scores -> (batch,).",
+                )
+            columns = [xp.clip(index[:, axis : axis + 1], 0, size - 1) for axis, size in enumerate(sizes)]
+            index = xp.concat(columns, axis=1)
+        return self.pick(xp, outputs, index), index, empty
+
+
+def host_index(target: Any, batch: int, to_numpy: Callable[[Any], Any]) -> np.ndarray[Any, Any] | None:
+    """An explicit target as integers (batch, axes) on the host; None for the predicted class and callables.
+
+    Raises
+    ------
+    TargetError
+        If the target is neither of the kinds above, or has another batch size than the inputs.
+    """
+    if target is None or callable(target):
+        return None
+    entries = target if isinstance(target, tuple) else (target,)
+    columns = []
+    for entry in entries:
+        try:
+            column = np.asarray(entry if isinstance(entry, (int, list, np.ndarray, np.integer)) else to_numpy(entry))
+        except Exception as error:
+            raise _bad_target(target, batch) from error
+        if column.dtype.kind not in "iu" or column.shape not in ((), (batch,)):
+            raise _bad_target(target, batch)
+        columns.append(np.broadcast_to(column.astype(np.int64), (batch,)))
+    if not columns:
+        raise _bad_target(target, batch)
+    return np.stack(columns, axis=1)
+
+
+def _bad_target(target: Any, batch: int) -> TargetError:
+    return TargetError(
+        f"`target` must be None, an int, {batch} ints (one per sample), a tuple of those, or a callable.",
+        received=describe(target),
+        fix="target=281 for one class, target=labels with one integer per sample.",
+    )
+
+
+def check_range(index: np.ndarray[Any, Any], shape: tuple[int, ...]) -> None:
+    """Refuse indices outside outputs of `shape` (without the batch axis).
+
+    Raises
+    ------
+    TargetError
+        With the allowed range.
+    OutputError
+        If the outputs have no score at all.
+    """
+    sizes = shape or (1,)
+    if 0 in sizes:
+        raise OutputError("The model returns no scores.", received=f"outputs of shape (batch, {shape})")
+    for axis, size in enumerate(sizes):
+        outside = index[(index[:, axis] < 0) | (index[:, axis] >= size), axis]
+        if outside.size:
+            where = "" if len(sizes) == 1 else f" on output axis {axis + 1}"
+            raise TargetError(
+                f"`target` is outside the model's outputs{where}: there are {size}, 0 to {size - 1}.",
+                received=f"target {int(outside[0])}",
+                fix=f"target=None for the predicted class, or an integer from 0 to {size - 1}.",
+            )
