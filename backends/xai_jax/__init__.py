@@ -1,0 +1,299 @@
+"""JAX backend: Flax NNX and Linen, Equinox and Haiku models, and plain functions of JAX arrays."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from xai_core.backend import Adapted, Backend, Pull, lifetime
+from xai_core.errors import ModelError, TrainingModeError, describe
+
+__all__ = ["JaxBackend", "backend"]
+
+_EVALUATION = {"train": False, "training": False, "is_training": False, "deterministic": True}
+"""Arguments by which models are told whether they are trained, and what says that they are not."""
+
+
+class JaxBackend(Backend):
+    """Everything that computes on JAX arrays, compiled with `jax.jit`, parameters passed as arguments."""
+
+    name = "jax"
+    compiles = True
+
+    @property
+    def xp(self) -> Any:
+        return jnp
+
+    def claims(self, model: Any) -> bool:
+        return _kind(model) is not None or type(model).__name__ == "PjitFunction"
+
+    def owns(self, array: Any) -> bool:
+        return isinstance(array, jax.Array)
+
+    def adapt(self, model: Any, params: Any) -> Adapted:
+        makers = {"nnx": _nnx, "linen": _linen, "equinox": _equinox, "haiku": _haiku}
+        kind = _kind(model)
+        if kind is not None:
+            return makers[kind](self, model, params)
+        return _function(self, model, params)
+
+    def asarray(self, array: np.ndarray[Any, Any], device: Any) -> Any:
+        return jax.device_put(jnp.asarray(array), device)
+
+    def to_numpy(self, array: Any) -> np.ndarray[Any, Any]:
+        return np.asarray(array)
+
+    def vjp(self, function: Callable[[list[Any]], Any], leaves: list[Any]) -> tuple[Any, Pull]:
+        floating = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves]
+
+        def of_floating(inner: list[Any]) -> Any:
+            remaining = iter(inner)
+            return function([next(remaining) if f else leaf for f, leaf in zip(floating, leaves, strict=True)])
+
+        value, pull = jax.vjp(of_floating, [leaf for f, leaf in zip(floating, leaves, strict=True) if f])
+
+        def pull_all(cotangent: Any) -> list[Any]:
+            found = iter(pull(cotangent)[0])
+            return [next(found) if f else None for f in floating]
+
+        return value, pull_all
+
+    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return jax.jit(function)
+
+    def depends(self, function: Callable[..., Any], params: Any, leaves: list[Any]) -> bool:
+        floating = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
+        if len(floating) < len(leaves):
+            return True
+
+        def tangent(primal: list[Any], direction: list[Any]) -> Any:
+            return jax.jvp(lambda inner: function(params, inner), (primal,), (direction,))[1]
+
+        traced = jax.make_jaxpr(tangent)(leaves, leaves).jaxpr
+        # Follow the direction alone: what stop_gradient cuts off never reaches the output's tangent.
+        reached = set(traced.invars[len(leaves) :])
+        for equation in traced.eqns:
+            if any(not hasattr(v, "val") and v in reached for v in equation.invars):
+                reached.update(equation.outvars)
+        return any(not hasattr(v, "val") and v in reached for v in traced.outvars)
+
+
+def _kind(model: Any) -> str | None:
+    """Which library a model comes from, found without importing any."""
+    flax, equinox = sys.modules.get("flax"), sys.modules.get("equinox")
+    if flax is not None:
+        if isinstance(model, flax.nnx.Module):
+            return "nnx"
+        if isinstance(model, flax.linen.Module):
+            return "linen"
+    if equinox is not None and isinstance(model, equinox.Module):
+        return "equinox"
+    if type(model).__module__.startswith("haiku.") and hasattr(model, "init") and hasattr(model, "apply"):
+        return "haiku"
+    return None
+
+
+def _call(function: Callable[..., Any], x: Any, **keywords: Any) -> Any:
+    """A tuple of inputs as positional arguments, a dict as keywords where the function takes them so."""
+    if isinstance(x, dict | tuple | list):
+        try:
+            taken = inspect.signature(function).parameters.values()
+        except (TypeError, ValueError):
+            return function(x, **keywords)
+        if isinstance(x, dict):
+            names = {p.name for p in taken}
+            wide = any(p.kind is p.VAR_KEYWORD for p in taken)
+            return function(**x, **keywords) if wide or names >= set(x) else function(x, **keywords)
+        required = [
+            p
+            for p in taken
+            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name not in _EVALUATION
+        ]
+        if any(p.kind is p.VAR_POSITIONAL for p in taken) or len(required) >= len(x) > 1:
+            return function(*x, **keywords)
+    return function(x, **keywords)
+
+
+def _evaluation(function: Callable[..., Any]) -> dict[str, bool]:
+    """Keywords that put a call in evaluation mode, as far as the function takes them."""
+    try:
+        names = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return {}
+    return {name: value for name, value in _EVALUATION.items() if name in names}
+
+
+def _nnx(backend: JaxBackend, model: Any, params: Any) -> Adapted:
+    from flax import nnx
+
+    def apply(state: Any, x: Any) -> Any:
+        merged = nnx.merge(nnx.graphdef(model), state)
+        return _call(merged, x, **_evaluation(type(model).__call__))
+
+    def check(leaves: list[Any]) -> None:
+        for path, part in nnx.iter_graph(model):
+            training = getattr(part, "deterministic", None) is False and getattr(part, "rate", 1) != 0
+            if training or getattr(part, "use_running_average", None) is False:
+                name = ".".join(map(str, path)) or "itself"
+                if _evaluation(type(model).__call__):
+                    continue
+                raise TrainingModeError(
+                    f"The model is in training mode, and its part {name!r} behaves differently then.",
+                    received=type(part).__qualname__,
+                    fix="model.eval()",
+                )
+
+    return Adapted(
+        backend=backend,
+        apply=apply,
+        anchor=model,
+        params=lambda: nnx.state(model),
+        static=lambda _: nnx.graphdef(model),
+        check=check,
+        device=_device(nnx.state(model)),
+    )
+
+
+def _linen(backend: JaxBackend, model: Any, params: Any) -> Adapted:
+    if params is None:
+        raise ModelError(
+            "A Flax Linen module holds no parameters.",
+            received=describe(model),
+            fix='xai.wrap(module, params=variables), where variables is {"params": ..., "batch_stats": ...}.',
+        )
+    variables = dict(params) if "params" in params else {"params": params}
+    keywords = _evaluation(type(model).__call__)
+
+    def apply(state: Any, x: Any) -> Any:
+        return _call_linen(model, state, x, keywords)
+
+    return Adapted(
+        backend=backend,
+        apply=apply,
+        anchor=model,
+        params=lambda: variables,
+        device=_device(variables),
+        static=lambda _: ("linen", model) if _hashable(model) else None,
+    )
+
+
+def _call_linen(model: Any, state: Any, x: Any, keywords: dict[str, bool]) -> Any:
+    if isinstance(x, dict) and set(x) <= set(inspect.signature(type(model).__call__).parameters):
+        return model.apply(state, **x, **keywords)
+    if isinstance(x, tuple | list):
+        return model.apply(state, *x, **keywords)
+    return model.apply(state, x, **keywords)
+
+
+def _equinox(backend: JaxBackend, model: Any, params: Any) -> Adapted:
+    import equinox
+
+    arrays, static = equinox.partition(model, equinox.is_array)
+
+    def apply(state: Any, x: Any) -> Any:
+        # Equinox modules are written for one sample.
+        return jax.vmap(lambda sample: _call(equinox.combine(state, static), sample))(x)
+
+    def check(leaves: list[Any]) -> None:
+        for part in jax.tree.leaves(model, is_leaf=lambda node: hasattr(node, "inference")):
+            if getattr(part, "inference", True) is False and getattr(part, "p", 1) != 0:
+                raise TrainingModeError(
+                    "The model is in training mode, and a part of it behaves differently then.",
+                    received=type(part).__qualname__,
+                    fix="model = equinox.nn.inference_mode(model)",
+                )
+
+    return Adapted(
+        backend=backend,
+        apply=apply,
+        anchor=model,
+        params=lambda: arrays,
+        check=check,
+        device=_device(arrays),
+        channel_axis=1,
+    )
+
+
+def _haiku(backend: JaxBackend, model: Any, params: Any) -> Adapted:
+    if params is None:
+        raise ModelError(
+            "A Haiku transformed function holds no parameters.",
+            received=describe(model),
+            fix="xai.wrap(transformed, params=params), with state params=(params, state).",
+        )
+    stateful = type(model).__name__ == "TransformedWithState"
+    takes_rng = "rng" in inspect.signature(model.apply).parameters
+
+    def apply(state: Any, x: Any) -> Any:
+        head = (*state,) if stateful else (state,)
+        inputs = (*x,) if isinstance(x, tuple | list) else (x,)
+        out = model.apply(*head, *((None,) if takes_rng else ()), *inputs)
+        return out[0] if stateful else out
+
+    return Adapted(
+        backend=backend, apply=apply, anchor=model.apply, params=lambda: params, device=_device(params)
+    )
+
+
+class _Identity:
+    """Arrays compared by identity: JAX arrays never change, so the same objects mean the same values."""
+
+    def __init__(self, part: Hashable, objects: list[Any]) -> None:
+        self._part = part
+        self._objects = objects
+
+    def __hash__(self) -> int:
+        return hash((self._part, *map(id, self._objects)))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Identity) or self._part != other._part or len(self._objects) != len(other._objects):
+            return False
+        return all(a is b for a, b in zip(self._objects, other._objects, strict=True))
+
+
+def _function(backend: JaxBackend, model: Any, params: Any) -> Adapted:
+    anchor, part = lifetime(model)
+
+    def apply(state: Any, x: Any) -> Any:
+        return model(x) if params is None else model(state, x)
+
+    def static(x: Any) -> Hashable:
+        # A function may close over arrays that its owner replaces later (a model trained further). They are constants
+        # of the compiled code, so each explanation first looks whether they are still the same.
+        try:
+            traced = jax.make_jaxpr(apply)(() if params is None else params, x)
+        except Exception:
+            return part  # the call itself reports what is wrong
+        return _Identity(part, list(traced.consts))
+
+    return Adapted(
+        backend=backend,
+        apply=apply,
+        anchor=anchor,
+        params=lambda: () if params is None else params,
+        static=static,
+        device=_device(params),
+    )
+
+
+def _device(tree: Any) -> Any:
+    """Device of the parameters if it is one, else the default."""
+    devices = {device for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array) for device in leaf.devices()}
+    return devices.pop() if len(devices) == 1 else None
+
+
+def _hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
+backend = JaxBackend()

@@ -1,0 +1,103 @@
+"""TensorFlow backend: `tf.Module`, `tf.function`, loaded SavedModels and plain functions of tensors."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from xai_core.backend import Adapted, Backend, Pull, lifetime
+from xai_core.errors import ModelError, describe
+from xai_tensorflow import namespace
+
+__all__ = ["TensorFlowBackend", "backend"]
+
+
+class TensorFlowBackend(Backend):
+    """TensorFlow models, compiled with `tf.function`; variables are read when the model runs."""
+
+    name = "tensorflow"
+    compiles = True
+
+    @property
+    def xp(self) -> Any:
+        return namespace
+
+    def claims(self, model: Any) -> bool:
+        # A loaded SavedModel is a trackable object with signatures, of no public class.
+        return isinstance(model, tf.Module) or hasattr(model, "get_concrete_function") or _signature(model) is not None
+
+    def owns(self, array: Any) -> bool:
+        return isinstance(array, tf.Tensor)
+
+    def adapt(self, model: Any, params: Any) -> Adapted:
+        anchor, part = lifetime(model)
+        function: Any
+        if callable(model):
+            # Plain Python functions may branch on tensors, which needs TensorFlow's own conversion.
+            function = model if hasattr(model, "get_concrete_function") else tf.function(model)
+        else:
+            function = _signature(model)
+            if function is None:
+                raise ModelError(
+                    "This TensorFlow object can not be called and has no serving signature.",
+                    received=describe(model),
+                    fix="pass a function of it: lambda x: module.predict(x).",
+                )
+        return Adapted(
+            backend=self,
+            apply=lambda _, x: call(function, x) if params is None else function(params, x),
+            anchor=anchor,
+            static=lambda _: part,
+        )
+
+    def asarray(self, array: np.ndarray[Any, Any], device: Any) -> Any:
+        return tf.convert_to_tensor(array)
+
+    def to_numpy(self, array: Any) -> np.ndarray[Any, Any]:
+        return np.asarray(array.numpy())
+
+    def vjp(self, function: Callable[[list[Any]], Any], leaves: list[Any]) -> tuple[Any, Pull]:
+        inputs = [tf.stop_gradient(leaf) for leaf in leaves]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([leaf for leaf in inputs if leaf.dtype.is_floating])
+            value = function(inputs)
+
+        def pull(cotangent: Any) -> list[Any]:
+            found = tape.gradient(value, inputs, output_gradients=cotangent)
+            return [None if gradient is None else tf.convert_to_tensor(gradient) for gradient in found]
+
+        return value, pull
+
+    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return tf.function(function, autograph=False)  # type: ignore[no-any-return]
+
+
+def _signature(model: Any) -> Any:
+    """The serving function of a loaded SavedModel, if `model` is one that has it."""
+    signatures = getattr(model, "signatures", None)
+    return None if not hasattr(signatures, "get") else signatures.get("serving_default")
+
+
+def call(function: Any, x: Any) -> Any:
+    """Inputs as the function takes them: keywords for signatures, positions for tuples."""
+    keywords = getattr(function, "structured_input_signature", None)
+    if keywords is not None and keywords[1]:
+        names = list(keywords[1])
+        if isinstance(x, dict):
+            return function(**x)
+        values = x if isinstance(x, tuple | list) else (x,)
+        return function(**dict(zip(names, values, strict=True)))
+    if isinstance(x, tuple | list):
+        plain = getattr(function, "python_function", function)
+        taken = inspect.signature(plain).parameters.values()
+        required = [p for p in taken if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        if any(p.kind is p.VAR_POSITIONAL for p in taken) or len(required) >= len(x) > 1:
+            return function(*x)
+    return function(x)
+
+
+backend = TensorFlowBackend()
