@@ -28,12 +28,12 @@ class Block:
 
 
 def stride(total: int, limit: int, *, constant: bool) -> int:
-    """Items per block: at most `limit`; where blocks must have one shape, the size that fills up least."""
+    """Items per block, at most `limit`: evenly many, or where blocks must have one shape, the size that fills up least."""
     limit = max(1, limit)
     if total <= limit:
         return max(1, total)
     if not constant:
-        return limit
+        return -(-total // -(-total // limit))
     sizes = range(limit, (limit + 1) // 2 - 1, -1)
     return min((size for size in sizes if size > 0), key=lambda size: (-(-total // size) * size, -size))
 

@@ -1,15 +1,16 @@
 """Random numbers that belong to a sample and a draw, not to a batch.
 
-Every number is a pure function of `(seed, sample, draw, input)`: a fresh Philox generator keyed by
-`numpy.random.SeedSequence` (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"). Batch size, chunking,
-framework, device and worker do not enter, and no global random state is read or written. Numbers are drawn on the host
-in float64, so that a float32 and a float64 model see the same noise.
+Every number is a pure function of `(seed, sample, draw, input)`: Philox generators keyed by `numpy.random.SeedSequence`
+(Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"). Draws come in groups of `GROUP` from one generator,
+because making a generator costs more than the noise of a small input; a draw in the middle of a group is reached by
+drawing the ones before it. Batch size, chunking, framework, device and worker do not enter, and no global random state is
+read or written. Numbers are drawn on the host in float64, so that a float32 and a float64 model see the same noise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ import numpy as np
 from xai_core.errors import OptionError, describe
 
 __all__ = ["Streams", "check_seed"]
+
+GROUP = 64
 
 _Host = np.ndarray[Any, Any]
 
@@ -48,13 +51,15 @@ class Streams:
 
     seed: int
     keys: tuple[tuple[int, ...], ...]
+    _open: dict[Any, tuple[int, Any]] = field(default_factory=dict, compare=False, repr=False)
+    """Generators in the middle of a group, so that blocks of draws in order draw nothing twice."""
 
     @classmethod
     def of(cls, seed: int, index: Sequence[int]) -> Streams:
         return cls(seed, tuple((int(i),) for i in index))
 
     def generator(self, row: int, draw: int, part: int = 0) -> np.random.Generator:
-        """The generator of one draw of one row; `part` tells several inputs or uses apart."""
+        """A fresh generator for one draw (or group of draws) of one row; `part` tells several inputs or uses apart."""
         key = (*self.keys[row], draw, part)
         return np.random.Generator(np.random.Philox(np.random.SeedSequence(self.seed, spawn_key=key)))
 
@@ -63,7 +68,18 @@ class Streams:
         out = np.empty((len(rows), len(draws), *shape))
         for i, row in enumerate(rows):
             for j, draw in enumerate(draws):
-                self.generator(row, draw, part).standard_normal(shape, out=out[i, j])
+                group, place = divmod(draw, GROUP)
+                key = (self.keys[row], group, part, shape)
+                position, generator = self._open.get(key, (0, None))
+                if generator is None or position > place:
+                    position, generator = 0, self.generator(row, group, part)
+                while position < place:
+                    generator.standard_normal(shape)
+                    position += 1
+                generator.standard_normal(shape, out=out[i, j])
+                self._open[key] = (position + 1, generator)
+                if position + 1 == GROUP:
+                    del self._open[key]
         return out
 
     def children(self, rows: Sequence[int], draws: Sequence[int]) -> Streams:

@@ -282,8 +282,9 @@ class ExpectedGradients(Explainer):
         for block, draws in blocks(problem.batch, self.samples, problem.rows, constant=problem.constant_shapes):
             rows = problem.indices(block.indices)
             sums = zero_sums(problem, block.width, 1)
+            all_chosen, all_nodes = _paths(problem, block.indices, self.samples, size)
             for draw in draws:
-                chosen, nodes = _paths(problem, block.indices, draw.indices, size)
+                chosen, nodes = all_chosen[:, draw.indices], all_nodes[:, draw.indices]
                 weights = np.full((1, draw.width), 1.0 / self.samples)
                 weights[:, draw.size :] = 0.0
                 along = [problem.to_device(nodes, like=leaf) for leaf in problem.leaves]
@@ -318,22 +319,23 @@ class ExpectedGradients(Explainer):
 
 
 def _paths(
-    problem: Problem, rows: list[int], draws: list[int], size: int
+    problem: Problem, rows: list[int], samples: int, size: int
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Background row and position on the path of each (row, draw); functions of seed, sample and draw alone."""
     golden = (5.0**0.5 - 1.0) / 2.0
-    chosen = np.empty((len(rows), len(draws)), dtype=np.int64)
-    nodes = np.empty((len(rows), len(draws)))
+    laps = -(-samples // size)
+    chosen = np.empty((len(rows), samples), dtype=np.int64)
+    start = np.empty((len(rows), 1))
     for i, row in enumerate(rows):
-        start = problem.streams.generator(row, 0, 1).random()
-        orders: dict[int, Any] = {}
-        for j, draw in enumerate(draws):
-            lap, place = divmod(draw, size)
-            if lap not in orders:
-                orders[lap] = problem.streams.generator(row, lap, 2).permutation(size)
-            chosen[i, j] = orders[lap][place]
-            nodes[i, j] = (start + draw * golden) % 1.0
-    return chosen, nodes
+        generator = problem.streams.generator(row, 0, PATH_PART)
+        start[i] = generator.random()
+        # Sorting random keys lap by lap: more laps never change the earlier ones.
+        chosen[i] = np.argsort(generator.random((laps, size)), axis=1).reshape(-1)[:samples]
+    return chosen, (start + np.arange(samples) * golden) % 1.0
+
+
+PATH_PART = 500_000
+"""Stream part of the paths, apart from those of noise."""
 
 
 @dataclass(frozen=True)

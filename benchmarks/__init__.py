@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m benchmarks [--quick] [--case NAME]`, or `nox -s bench`."""

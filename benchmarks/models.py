@@ -1,0 +1,280 @@
+"""The models that are timed, each with the plain loop of its framework."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import xai_core as xai
+
+__all__ = ["CASES", "Case", "captum", "explainers"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, its inputs, and `loop(forward_rows, backward_rows, batch)`, which only runs the model."""
+
+    name: str
+    model: Any
+    x: Any
+    target: int
+    loop: Callable[[int, int, int], None]
+    wait: Callable[[Any], Any]
+    limit: float
+    steps: int
+    largest_batch: int
+
+
+def explainers(case: Case) -> dict[str, xai.Explainer]:
+    """What is timed on a case."""
+    background = case.x[:1]
+    found: dict[str, xai.Explainer] = {
+        "Gradient": xai.Gradient(),
+        "IntegratedGradients": xai.IntegratedGradients(steps=case.steps),
+        "SmoothGrad": xai.SmoothGrad(samples=case.steps),
+        "ExpectedGradients": xai.ExpectedGradients(background=background, samples=case.steps),
+    }
+    if case.x.ndim == 4:
+        size = int(case.x.shape[2]) // 4
+        found["Occlusion"] = xai.Occlusion(window=size, stride=size)
+    else:
+        found["Occlusion"] = xai.Occlusion()
+    return found
+
+
+def resnet18() -> Any:
+    """torchvision's ResNet-18 with random weights; its compiled operators are only declared, none is used."""
+    import torch
+
+    library = torch.library.Library("torchvision", "DEF")  # noqa: TOR901
+    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _LIBRARIES.append(library)
+    from torchvision.models import resnet18 as build
+
+    torch.manual_seed(0)
+    return build().eval()
+
+
+_LIBRARIES: list[Any] = []
+
+
+def _torch_case(name: str, net: Any, shape: tuple[int, ...], limit: float, steps: int, largest: int) -> Case:
+    import torch
+
+    net = net.eval()
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=shape).astype("float32"))
+
+    def loop(forward: int, backward: int, batch: int) -> None:
+        rows = x[:1].expand(batch, *x.shape[1:]).contiguous()
+        for start in range(0, backward, batch):
+            part = rows[: min(batch, backward - start)].detach().requires_grad_(True)
+            torch.autograd.grad(net(part)[:, 3].sum(), part)
+        with torch.no_grad():
+            for start in range(0, forward - backward, batch):
+                net(rows[: min(batch, forward - backward - start)])
+
+    return Case(name, net, x, 3, loop, lambda values: values, limit, steps, largest)
+
+
+def torch_resnet18() -> Case:
+    return _torch_case("torch ResNet-18 224", resnet18(), (1, 3, 224, 224), 1.05, 32, 32)
+
+
+def torch_cnn() -> Case:
+    from torch import nn
+
+    net = nn.Sequential(
+        nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64 * 64, 10),
+    )  # fmt: skip
+    return _torch_case("torch CNN 32", net, (8, 3, 32, 32), 1.3, 64, 512)
+
+
+def torch_mlp() -> Case:
+    from torch import nn
+
+    net = nn.Sequential(nn.Linear(30, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
+    return _torch_case("torch MLP 30", net, (64, 30), 1.3, 256, 1024)
+
+
+def _jax_case(name: str, net: Any, shape: tuple[int, ...], steps: int, largest: int) -> Case:
+    import jax
+    import jax.numpy as jnp
+    from flax import nnx
+
+    x = jnp.asarray(np.random.default_rng(0).normal(size=shape).astype("float32"))
+    graph, state = nnx.split(net)
+    step = jax.jit(jax.grad(lambda rows, held: jnp.sum(nnx.merge(graph, held)(rows)[:, 3])))
+    forward_step = jax.jit(lambda rows, held: nnx.merge(graph, held)(rows)[:, 3])
+
+    def loop(forward: int, backward: int, batch: int) -> None:
+        rows = jnp.broadcast_to(x[:1], (batch, *x.shape[1:]))
+        last: list[Any] = []
+        for _ in range(0, backward, batch):
+            last = [step(rows, state)]
+        for _ in range(0, forward - backward, batch):
+            last.append(forward_step(rows, state))
+        jax.block_until_ready(last)
+
+    return Case(name, net, x, 3, loop, jax.block_until_ready, 1.3, steps, largest)
+
+
+def jax_cnn() -> Case:
+    import jax
+    from flax import nnx
+
+    class Net(nnx.Module):
+        def __init__(self) -> None:
+            rngs = nnx.Rngs(0)
+            self.a = nnx.Conv(3, 32, (3, 3), rngs=rngs)
+            self.b = nnx.Conv(32, 32, (3, 3), rngs=rngs)
+            self.c = nnx.Conv(32, 64, (3, 3), rngs=rngs)
+            self.d = nnx.Linear(4096, 10, rngs=rngs)
+
+        def __call__(self, x: Any) -> Any:
+            x = jax.nn.relu(self.b(jax.nn.relu(self.a(x))))
+            x = jax.nn.relu(self.c(nnx.max_pool(x, (2, 2), (2, 2))))
+            x = nnx.max_pool(x, (2, 2), (2, 2))
+            return self.d(x.reshape(x.shape[0], -1))
+
+    return _jax_case("JAX CNN 32", Net(), (8, 32, 32, 3), 64, 512)
+
+
+def jax_mlp() -> Case:
+    import jax
+    from flax import nnx
+
+    class Net(nnx.Module):
+        def __init__(self) -> None:
+            rngs = nnx.Rngs(0)
+            self.a = nnx.Linear(30, 256, rngs=rngs)
+            self.b = nnx.Linear(256, 256, rngs=rngs)
+            self.c = nnx.Linear(256, 10, rngs=rngs)
+
+        def __call__(self, x: Any) -> Any:
+            return self.c(jax.nn.relu(self.b(jax.nn.relu(self.a(x)))))
+
+    return _jax_case("JAX MLP 30", Net(), (64, 30), 256, 1024)
+
+
+def _tensorflow_case(name: str, net: Any, shape: tuple[int, ...], steps: int, largest: int) -> Case:
+    import tensorflow as tf
+
+    x = tf.constant(np.random.default_rng(0).normal(size=shape).astype("float32"))
+
+    @tf.function  # type: ignore[untyped-decorator]
+    def step(rows: Any) -> Any:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(rows)
+            score = tf.reduce_sum(net(rows)[:, 3])
+        return tape.gradient(score, rows)
+
+    @tf.function  # type: ignore[untyped-decorator]
+    def forward_step(rows: Any) -> Any:
+        return net(rows)[:, 3]
+
+    def loop(forward: int, backward: int, batch: int) -> None:
+        rows = tf.repeat(x[:1], batch, axis=0)
+        for _ in range(0, backward, batch):
+            step(rows)
+        for _ in range(0, forward - backward, batch):
+            forward_step(rows)
+
+    return Case(name, net, x, 3, loop, lambda values: values, 1.3, steps, largest)
+
+
+def tensorflow_cnn() -> Case:
+    import tensorflow as tf
+
+    class Net(tf.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            rng = np.random.default_rng(0)
+            sizes = [(3, 3, 3, 32), (3, 3, 32, 32), (3, 3, 32, 64), (4096, 10)]
+            self.w = [tf.Variable((rng.normal(size=s) / np.sqrt(np.prod(s[:-1]))).astype("float32")) for s in sizes]
+
+        def __call__(self, x: Any) -> Any:
+            x = tf.nn.relu(tf.nn.conv2d(x, self.w[0], 1, "SAME"))
+            x = tf.nn.relu(tf.nn.conv2d(x, self.w[1], 1, "SAME"))
+            x = tf.nn.max_pool2d(x, 2, 2, "VALID")
+            x = tf.nn.max_pool2d(tf.nn.relu(tf.nn.conv2d(x, self.w[2], 1, "SAME")), 2, 2, "VALID")
+            return tf.matmul(tf.reshape(x, (tf.shape(x)[0], 4096)), self.w[3])
+
+    return _tensorflow_case("TensorFlow CNN 32", Net(), (8, 32, 32, 3), 64, 512)
+
+
+def tensorflow_mlp() -> Case:
+    import tensorflow as tf
+
+    class Net(tf.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            rng = np.random.default_rng(0)
+            sizes = [(30, 256), (256, 256), (256, 10)]
+            self.w = [tf.Variable((rng.normal(size=s) / np.sqrt(s[0])).astype("float32")) for s in sizes]
+
+        def __call__(self, x: Any) -> Any:
+            x = tf.nn.relu(tf.matmul(tf.nn.relu(tf.matmul(x, self.w[0])), self.w[1]))
+            return tf.matmul(x, self.w[2])
+
+    return _tensorflow_case("TensorFlow MLP 30", Net(), (64, 30), 256, 1024)
+
+
+CASES: dict[str, Callable[[], Case]] = {
+    "torch-resnet18": torch_resnet18,
+    "torch-cnn": torch_cnn,
+    "torch-mlp": torch_mlp,
+    "jax-cnn": jax_cnn,
+    "jax-mlp": jax_mlp,
+    "tensorflow-cnn": tensorflow_cnn,
+    "tensorflow-mlp": tensorflow_mlp,
+}
+
+
+def captum(case: Case, method: str, explainer: xai.Explainer) -> Callable[[], Any] | None:
+    """The same work by captum at its best settings, where it is installed, the model is torch, and it has the method."""
+    if not case.name.startswith("torch"):
+        return None
+    try:
+        from captum import attr
+    except ImportError:
+        return None
+    import torch
+
+    x, net = case.x, case.model
+    target = case.target
+    rows = 16 if x.ndim == 4 and x.shape[-1] > 100 else 512
+    if method == "Gradient":
+        return lambda: attr.Saliency(net).attribute(x.clone().requires_grad_(True), target=target, abs=False)
+    if method == "IntegratedGradients":
+        return lambda: attr.IntegratedGradients(net).attribute(
+            x, target=target, n_steps=case.steps, internal_batch_size=rows, return_convergence_delta=True
+        )
+    if method == "SmoothGrad":
+        tunnel = attr.NoiseTunnel(attr.Saliency(net))
+        return lambda: tunnel.attribute(
+            x.clone().requires_grad_(True),
+            nt_samples=case.steps,
+            nt_samples_batch_size=max(1, rows // x.shape[0]),
+            stdevs=0.5,
+            target=target,
+            abs=False,
+        )
+    if method == "ExpectedGradients":
+        gradient_shap = attr.GradientShap(net)
+        return lambda: gradient_shap.attribute(x, torch.zeros_like(x[:1]), n_samples=case.steps, target=target)
+    if method == "Occlusion":
+        if x.ndim == 4:
+            size = int(x.shape[2]) // 4
+            window, step = (x.shape[1], size, size), (x.shape[1], size, size)
+        else:
+            window, step = (1,), (1,)
+        evaluations = max(1, rows // x.shape[0])
+        return lambda: attr.Occlusion(net).attribute(
+            x, window, strides=step, target=target, perturbations_per_eval=evaluations
+        )
+    return None
