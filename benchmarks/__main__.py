@@ -131,7 +131,9 @@ def main() -> int:
     if chosen.out is not None:
         chosen.out.write_text(json.dumps([vars(row) for row in rows], indent=1))
     above = [row for row in rows if not row.within]
-    print(f"{len(rows) - len(above)} of {len(rows)} within the limit; numpy {np.__version__}, Python {sys.version.split()[0]}")
+    print(
+        f"{len(rows) - len(above)} of {len(rows)} within the limit; numpy {np.__version__}, Python {sys.version.split()[0]}"
+    )
     return 0
 
 

@@ -49,7 +49,7 @@ def resnet18() -> Any:
     """torchvision's ResNet-18 with random weights; its compiled operators are only declared, none is used."""
     import torch
 
-    library = torch.library.Library("torchvision", "DEF")  # noqa: TOR901
+    library = torch.library.Library("torchvision", "DEF")
     library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _LIBRARIES.append(library)

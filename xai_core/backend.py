@@ -96,12 +96,8 @@ class Backend(ABC):
         return any(gradient is not None for gradient in pull(self.xp.ones_like(value)))
 
 
-def _no_params() -> Any:
-    return ()
-
-
-def _no_static(x: Any) -> Hashable:
-    return None
+def _read_nothing(x: Any) -> tuple[Any, Hashable]:
+    return (), None
 
 
 def _no_check(leaves: list[Any]) -> None:
@@ -120,10 +116,9 @@ class Adapted:
         `apply(params, x)`: raw outputs for structured inputs `x`.
     anchor
         The object whose lifetime compiled functions share; must allow weak references.
-    params
-        Reads the current parameters: arrays that enter compiled functions as arguments.
-    static
-        `static(x)`: what compiled functions depend on beside arguments; a change compiles anew.
+    read
+        `read(x)`: the present parameters, arrays that enter compiled functions as arguments, and what those functions
+        depend on beside, hashable; a change of the latter compiles anew.
     check
         Raises if the model must not be explained as it is (training mode) or with these leaves (dtype, device).
     preserve
@@ -137,8 +132,7 @@ class Adapted:
     backend: Backend
     apply: Callable[[Any, Any], Any]
     anchor: Any
-    params: Callable[[], Any] = _no_params
-    static: Callable[[Any], Hashable] = _no_static
+    read: Callable[[Any], tuple[Any, Hashable]] = _read_nothing
     check: Callable[[list[Any]], None] = _no_check
     preserve: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext
     device: Any = None

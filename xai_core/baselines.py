@@ -113,9 +113,7 @@ class Sample(Baseline):
     def make(self, problem: Problem, position: int) -> Any:
         rows = resolve_background(problem, self.background)
         size = int(rows[0].shape[0])
-        draws = [
-            int(problem.streams.generator(row, 0, BASELINE_PART).integers(size)) for row in range(problem.batch)
-        ]
+        draws = [int(problem.streams.generator(row, 0, BASELINE_PART).integers(size)) for row in range(problem.batch)]
         return problem.xp.take(rows[position], problem.to_device(np.asarray(draws, dtype=np.int64)), axis=0)
 
 
@@ -248,5 +246,7 @@ def resolve_background(problem: Problem, background: Any) -> list[Any]:
         out.append(native if native.dtype == leaf.dtype else problem.xp.astype(native, leaf.dtype))
     sizes = {int(row.shape[0]) for row in out}
     if len(sizes) != 1:
-        raise BaselineError("All parts of `background` must have the same number of rows.", received=describe(background))
+        raise BaselineError(
+            "All parts of `background` must have the same number of rows.", received=describe(background)
+        )
     return out

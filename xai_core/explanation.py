@@ -124,7 +124,11 @@ class Explanation:
             np.savez_compressed(file, allow_pickle=False, **arrays)
 
     def _repr_html_(self) -> str:
-        rows = [("explainer", repr(self.explainer)), ("samples", len(self)), ("model rows (forward, backward)", self.rows)]
+        rows = [
+            ("explainer", repr(self.explainer)),
+            ("samples", len(self)),
+            ("model rows (forward, backward)", self.rows),
+        ]
         leaves, structure = flatten(self.values)
         rows += [(f"values of {structure.label(i)}", describe(leaf)) for i, leaf in enumerate(leaves)]
         rows.append(("target", _brief(self.target)))

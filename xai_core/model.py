@@ -13,7 +13,16 @@ from typing import Any
 import numpy as np
 
 from xai_core.backend import Adapted, Backend, Pull, backend_of_array, backend_of_model, load_backend
-from xai_core.errors import BackendError, CapabilityError, InputError, ModelError, OptionError, OutputError, XaiError, describe
+from xai_core.errors import (
+    BackendError,
+    CapabilityError,
+    InputError,
+    ModelError,
+    OptionError,
+    OutputError,
+    XaiError,
+    describe,
+)
 from xai_core.structure import Structure, flatten
 
 __all__ = ["Bound", "Model", "Net", "bind", "wrap"]
@@ -175,7 +184,7 @@ def bind(model: Any, leaves: list[Any], structure: Structure) -> tuple[Bound, li
         adapted = backend.adapt(wrapped.raw, wrapped.params)
     native = [_to_native(adapted, leaf, structure.label(position)) for position, leaf in enumerate(leaves)]
     x = structure.rebuild(native)
-    return Bound(wrapped, adapted, structure, adapted.params(), adapted.static(x)), native
+    return Bound(wrapped, adapted, structure, *adapted.read(x)), native
 
 
 def _to_native(adapted: Adapted, leaf: Any, label: str) -> Any:
@@ -304,6 +313,8 @@ class Bound:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_cache", _compiled_for(self.adapted.anchor))
+        # Compared once here, by identity from then on: the description of a large model is slow to compare.
+        object.__setattr__(self, "static", self._cache.intern(self.static))
 
     @property
     def xp(self) -> Any:
@@ -347,7 +358,7 @@ class Bound:
         Compiled functions live as long as the user's model and hold no reference to it, so that wrapping a model
         again does not compile again and a deleted model is freed.
         """
-        key = (kernel, self.structure, self.model.output, self.static, self.adapted.backend.name)
+        key = (kernel, self.structure, self.model.output, id(self.static), self.adapted.backend.name)
         compiled = self._cache.get(key)
         if compiled is None:
             compiled = self.backend.compile(_entry(kernel, self.structure, self.model.output, self.backend))
@@ -400,6 +411,11 @@ class _Compiled:
 
     def __init__(self) -> None:
         self._entries: OrderedDict[Hashable, Callable[..., Any]] = OrderedDict()
+        self._statics: dict[Hashable, Hashable] = {}
+
+    def intern(self, static: Hashable) -> Hashable:
+        """The first of all equal descriptions; kept, so that its identity stays its own."""
+        return self._statics.setdefault(static, static)
 
     def get(self, key: Hashable) -> Callable[..., Any] | None:
         found = self._entries.get(key)
@@ -411,9 +427,6 @@ class _Compiled:
         self._entries[key] = compiled
         while len(self._entries) > _COMPILED_PER_MODEL:
             self._entries.popitem(last=False)
-
-    def clear(self) -> None:
-        self._entries.clear()
 
 
 _CACHES: dict[int, _Compiled] = {}

@@ -29,7 +29,9 @@ def plot(explanation: Explanation, path: str | Path | None, *, samples: int | No
         import matplotlib
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise BackendError("Plots need matplotlib, which is not installed.", fix="pip install 'xai-core[plot]'") from error
+        raise BackendError(
+            "Plots need matplotlib, which is not installed.", fix="pip install 'xai-core[plot]'"
+        ) from error
     values, structure = flatten(explanation.values)
     inputs = [to_host(leaf) for leaf in flatten(explanation.inputs)[0]]
     hosts = [to_host(leaf).astype(np.float64) for leaf in values]

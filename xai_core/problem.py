@@ -324,9 +324,7 @@ def inspect_values(problem: Problem, values: list[Any], method: str) -> None:
         )
     if not bool(np.any(problem.to_host(some))):
         xp = problem.xp
-        if not problem.bound.depends_on_input(
-            problem.leaves, lambda outputs: problem.pick(xp, outputs, problem.index)
-        ):
+        if not problem.bound.depends_on_input(problem.leaves, lambda outputs: problem.pick(xp, outputs, problem.index)):
             raise independent(problem, method)
 
 

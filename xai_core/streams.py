@@ -66,20 +66,22 @@ class Streams:
     def normal(self, rows: Sequence[int], draws: Sequence[int], shape: tuple[int, ...], part: int = 0) -> _Host:
         """Standard normal numbers: (rows, draws, *shape)."""
         out = np.empty((len(rows), len(draws), *shape))
+        runs = _runs(draws)
         for i, row in enumerate(rows):
-            for j, draw in enumerate(draws):
-                group, place = divmod(draw, GROUP)
+            for first, last, j in runs:
+                if first > last:  # a repeated draw, which only fills a block up
+                    out[i, j] = out[i, j - 1]
+                    continue
+                group, place = divmod(first, GROUP)
                 key = (self.keys[row], group, part, shape)
-                position, generator = self._open.get(key, (0, None))
+                position, generator = self._open.pop(key, (0, None))
                 if generator is None or position > place:
                     position, generator = 0, self.generator(row, group, part)
-                while position < place:
+                for _ in range(place - position):
                     generator.standard_normal(shape)
-                    position += 1
-                generator.standard_normal(shape, out=out[i, j])
-                self._open[key] = (position + 1, generator)
-                if position + 1 == GROUP:
-                    del self._open[key]
+                generator.standard_normal(out=out[i, j : j + last - first + 1])
+                if (last + 1) % GROUP:
+                    self._open[key] = (last % GROUP + 1, generator)
         return out
 
     def children(self, rows: Sequence[int], draws: Sequence[int]) -> Streams:
@@ -89,3 +91,16 @@ class Streams:
     def take(self, rows: Sequence[int]) -> Streams:
         """The streams of some rows."""
         return Streams(self.seed, tuple(self.keys[row] for row in rows))
+
+
+def _runs(draws: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Consecutive draws inside one group as (first, last, position); a repeated draw as an empty run."""
+    runs: list[tuple[int, int, int]] = []
+    for j, draw in enumerate(draws):
+        if j and draw == draws[j - 1]:
+            runs.append((draw, draw - 1, j))
+        elif runs and runs[-1][1] == draw - 1 and runs[-1][0] <= runs[-1][1] and draw % GROUP:
+            runs[-1] = (runs[-1][0], draw, runs[-1][2])
+        else:
+            runs.append((draw, draw, j))
+    return runs

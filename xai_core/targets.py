@@ -33,7 +33,7 @@ class Pick:
                 raise TargetError(
                     f"A callable `target` must return one score per sample: shape ({tuple(outputs.shape)[0]},).",
                     received=describe(scores),
-                    fix="sum or select over all axes but the first: target=lambda scores: scores[:, 3] - scores[:, 5].",
+                    fix="sum or select over all other axes: target=lambda scores: scores[:, 3] - scores[:, 5].",
                 )
             return scores
         shape = tuple(outputs.shape)
@@ -68,7 +68,7 @@ class Resolve:
                 raise TargetError(
                     "The predicted class is defined for outputs of shape (batch, classes) only.",
                     received=f"outputs of shape {shape}",
-                    fix=f"target=({', '.join('0' * len(sizes))}) for one output, or target=lambda scores: ... -> (batch,).",
+                    fix=f"target=({', '.join('0' * len(sizes))}) for one output, or a callable scores -> (batch,).",
                 )
             index = xp.argmax(xp.reshape(outputs, (shape[0], sizes[0])), axis=1)[:, None]
         else:

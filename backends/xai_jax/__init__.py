@@ -111,9 +111,7 @@ def _call(function: Callable[..., Any], x: Any, **keywords: Any) -> Any:
             wide = any(p.kind is p.VAR_KEYWORD for p in taken)
             return function(**x, **keywords) if wide or names >= set(x) else function(x, **keywords)
         required = [
-            p
-            for p in taken
-            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name not in _EVALUATION
+            p for p in taken if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name not in _EVALUATION
         ]
         if any(p.kind is p.VAR_POSITIONAL for p in taken) or len(required) >= len(x) > 1:
             return function(*x, **keywords)
@@ -153,8 +151,7 @@ def _nnx(backend: JaxBackend, model: Any, params: Any) -> Adapted:
         backend=backend,
         apply=apply,
         anchor=model,
-        params=lambda: nnx.state(model),
-        static=lambda _: nnx.graphdef(model),
+        read=lambda _: nnx.split(model)[::-1],
         check=check,
         device=_device(nnx.state(model)),
     )
@@ -177,9 +174,8 @@ def _linen(backend: JaxBackend, model: Any, params: Any) -> Adapted:
         backend=backend,
         apply=apply,
         anchor=model,
-        params=lambda: variables,
+        read=lambda _: (variables, None),
         device=_device(variables),
-        static=lambda _: ("linen", model) if _hashable(model) else None,
     )
 
 
@@ -213,7 +209,7 @@ def _equinox(backend: JaxBackend, model: Any, params: Any) -> Adapted:
         backend=backend,
         apply=apply,
         anchor=model,
-        params=lambda: arrays,
+        read=lambda _: (arrays, None),
         check=check,
         device=_device(arrays),
         channel_axis=1,
@@ -237,7 +233,7 @@ def _haiku(backend: JaxBackend, model: Any, params: Any) -> Adapted:
         return out[0] if stateful else out
 
     return Adapted(
-        backend=backend, apply=apply, anchor=model.apply, params=lambda: params, device=_device(params)
+        backend=backend, apply=apply, anchor=model.apply, read=lambda _: (params, None), device=_device(params)
     )
 
 
@@ -263,21 +259,21 @@ def _function(backend: JaxBackend, model: Any, params: Any) -> Adapted:
     def apply(state: Any, x: Any) -> Any:
         return model(x) if params is None else model(state, x)
 
-    def static(x: Any) -> Hashable:
+    def read(x: Any) -> tuple[Any, Hashable]:
+        held = () if params is None else params
         # A function may close over arrays that its owner replaces later (a model trained further). They are constants
         # of the compiled code, so each explanation first looks whether they are still the same.
         try:
-            traced = jax.make_jaxpr(apply)(() if params is None else params, x)
+            traced = jax.make_jaxpr(apply)(held, x)
         except Exception:
-            return part  # the call itself reports what is wrong
-        return _Identity(part, list(traced.consts))
+            return held, part  # the call itself reports what is wrong
+        return held, _Identity(part, list(traced.consts))
 
     return Adapted(
         backend=backend,
         apply=apply,
         anchor=anchor,
-        params=lambda: () if params is None else params,
-        static=static,
+        read=read,
         device=_device(params),
     )
 
@@ -286,14 +282,6 @@ def _device(tree: Any) -> Any:
     """Device of the parameters if it is one, else the default."""
     devices = {device for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array) for device in leaf.devices()}
     return devices.pop() if len(devices) == 1 else None
-
-
-def _hashable(value: Any) -> bool:
-    try:
-        hash(value)
-    except TypeError:
-        return False
-    return True
 
 
 backend = JaxBackend()

@@ -49,9 +49,12 @@ class KerasBackend(Backend):
                 backend=inner,
                 apply=lambda state, x: model.stateless_call(*state, x, training=False)[0],
                 anchor=model,
-                params=lambda: (
-                    [variable.value for variable in model.trainable_variables],
-                    [variable.value for variable in model.non_trainable_variables],
+                read=lambda _: (
+                    (
+                        [variable.value for variable in model.trainable_variables],
+                        [variable.value for variable in model.non_trainable_variables],
+                    ),
+                    None,
                 ),
                 channel_axis=axis,
             )
@@ -66,9 +69,7 @@ class KerasBackend(Backend):
                 device=module.device,
                 channel_axis=axis,
             )
-        return Adapted(
-            backend=inner, apply=lambda _, x: model(x, training=False), anchor=model, channel_axis=axis
-        )
+        return Adapted(backend=inner, apply=lambda _, x: model(x, training=False), anchor=model, channel_axis=axis)
 
     def asarray(self, array: np.ndarray[Any, Any], device: Any) -> Any:
         return delegate().asarray(array, device)

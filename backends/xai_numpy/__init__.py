@@ -32,7 +32,9 @@ class NumpyBackend(Backend):
         return isinstance(array, (np.ndarray, np.generic))
 
     def adapt(self, model: Any, params: Any) -> Adapted:
-        function = getattr(model, "predict_proba", None) or (model if callable(model) else getattr(model, "predict", None))
+        function = getattr(model, "predict_proba", None) or (
+            model if callable(model) else getattr(model, "predict", None)
+        )
         if function is None:
             raise ModelError(
                 "A NumPy model must be a callable over arrays or a fitted estimator.",
@@ -44,7 +46,7 @@ class NumpyBackend(Backend):
             backend=self,
             apply=lambda _, x: function(x) if params is None else function(params, x),
             anchor=anchor,
-            static=lambda _: part,
+            read=lambda _: ((), part),
         )
 
     def asarray(self, array: np.ndarray[Any, Any], device: Any) -> Any:

@@ -51,7 +51,7 @@ class TensorFlowBackend(Backend):
             backend=self,
             apply=lambda _, x: call(function, x) if params is None else function(params, x),
             anchor=anchor,
-            static=lambda _: part,
+            read=lambda _: ((), part),
         )
 
     def asarray(self, array: np.ndarray[Any, Any], device: Any) -> Any:
@@ -73,13 +73,13 @@ class TensorFlowBackend(Backend):
         return value, pull
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        return tf.function(function, autograph=False)  # type: ignore[no-any-return]
+        return tf.function(function, autograph=False)
 
 
 def _signature(model: Any) -> Any:
     """The serving function of a loaded SavedModel, if `model` is one that has it."""
-    signatures = getattr(model, "signatures", None)
-    return None if not hasattr(signatures, "get") else signatures.get("serving_default")
+    signatures: Any = getattr(model, "signatures", None)
+    return signatures.get("serving_default") if hasattr(signatures, "get") else None
 
 
 def call(function: Any, x: Any) -> Any:

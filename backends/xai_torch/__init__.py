@@ -40,7 +40,7 @@ class TorchBackend(Backend):
                 backend=self,
                 apply=lambda _, x: model(x) if params is None else model(params, x),
                 anchor=anchor,
-                static=lambda _: part,
+                read=lambda _: ((), part),
                 preserve=lambda: _preserved([]),
                 channel_axis=self.channel_axis,
             )
@@ -72,8 +72,8 @@ class TorchBackend(Backend):
         if host.dtype == torch.bfloat16:
             import ml_dtypes  # comes with JAX and TensorFlow; without it NumPy has no bfloat16
 
-            return host.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)  # type: ignore[no-any-return]
-        return host.numpy()  # type: ignore[no-any-return]
+            return host.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
+        return host.numpy()
 
     def vjp(self, function: Callable[[list[Any]], Any], leaves: list[Any]) -> tuple[Any, Pull]:
         # Only with respect to the inputs: parameters get no gradient and keep their flags.
@@ -132,9 +132,10 @@ def call(module: Any, x: Any) -> Any:
         wants = any(p.kind is p.VAR_KEYWORD for p in names.values()) or all(key in names for key in x)
         return module(**x) if wants else module(x)
     if isinstance(x, (tuple, list)):
-        positional = [p for p in inspect.signature(module.forward).parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        several = any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(module.forward).parameters.values())
-        return module(*x) if several or len(positional) >= len(x) > 1 or len(x) == 1 else module(x)
+        taken = inspect.signature(module.forward).parameters.values()
+        positional = [p for p in taken if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        if any(p.kind is p.VAR_POSITIONAL for p in taken) or len(positional) >= len(x):
+            return module(*x)
     return module(x)
 
 

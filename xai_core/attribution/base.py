@@ -223,7 +223,9 @@ def positive_int(name: str, value: Any, least: int = 1) -> None:
     """Check an option that counts something."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise OptionError(
-            f"`{name}` must be an integer of at least {least}.", received=describe(value), fix=f"{name}={max(least, 32)}"
+            f"`{name}` must be an integer of at least {least}.",
+            received=describe(value),
+            fix=f"{name}={max(least, 32)}",
         )
 
 

@@ -32,7 +32,11 @@ class _NoiseTunnel(Explainer):
     def __post_init__(self) -> None:
         base_explainer("explainer", self.explainer)
         positive_int("samples", self.samples, least=self._least_samples)
-        if isinstance(self.noise, bool) or not isinstance(self.noise, (int, float)) or not 0 <= self.noise < float("inf"):
+        if (
+            isinstance(self.noise, bool)
+            or not isinstance(self.noise, (int, float))
+            or not 0 <= self.noise < float("inf")
+        ):
             raise OptionError(
                 "`noise` is a standard deviation as a fraction of each input's range, at least 0.",
                 received=describe(self.noise),
@@ -56,7 +60,9 @@ class _NoiseTunnel(Explainer):
     def attribute(self, problem: Problem) -> Attribution:
         xp, batch = problem.xp, problem.batch
         spread = [
-            self.noise * sample_range(xp, xp.astype(leaf, problem.accumulator_dtype(leaf))) if is_floating(leaf) else None
+            self.noise * sample_range(xp, xp.astype(leaf, problem.accumulator_dtype(leaf)))
+            if is_floating(leaf)
+            else None
             for leaf in problem.leaves
         ]
         count, mean, deviations = 0, None, None
@@ -71,7 +77,9 @@ class _NoiseTunnel(Explainer):
                 noisy.append(problem.run(_ADD, leaf, problem.to_device(normal, like=leaf), spread[position]))
             streams = problem.streams.children(range(batch), block.indices)
             found = self.explainer.attribute(problem.inside(noisy, rows, streams)).values
-            wide = [xp.astype(v, problem.accumulator_dtype(leaf)) for v, leaf in zip(found, problem.leaves, strict=True)]
+            wide = [
+                xp.astype(v, problem.accumulator_dtype(leaf)) for v, leaf in zip(found, problem.leaves, strict=True)
+            ]
             used = np.zeros(block.width)
             used[: block.size] = 1.0
             mask = problem.to_device(used, like=next(leaf for leaf in problem.leaves if is_floating(leaf)))

@@ -141,7 +141,9 @@ class Occlusion(Explainer):
         xp = problem.xp
         attempts = [baseline]
         for draw in range(_PROBES):
-            attempts.append([xp.astype(probe[draw], leaf.dtype) for probe, leaf in zip(probes, problem.leaves, strict=True)])
+            attempts.append(
+                [xp.astype(probe[draw], leaf.dtype) for probe, leaf in zip(probes, problem.leaves, strict=True)]
+            )
         return all(bool(np.all(problem.to_host(problem.scores(leaves) == score))) for leaves in attempts)
 
 
@@ -174,7 +176,7 @@ class _Occlusion:
         own = chosen[self.position]
         shape = tuple(own.shape)
         draws = tuple(starts.shape)[0]
-        mask = None
+        mask: Any = None
         for axis, width in enumerate(self.window):
             place = places[axis][None, :]
             first = starts[:, axis][:, None]

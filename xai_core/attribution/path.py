@@ -122,7 +122,15 @@ class _PathGradients:
     pick: Pick
 
     def __call__(
-        self, net: Net, sums: Any, leaves: list[Any], baseline: list[Any], nodes: Any, weights: Any, rows: Any, index: Any
+        self,
+        net: Net,
+        sums: Any,
+        leaves: list[Any],
+        baseline: list[Any],
+        nodes: Any,
+        weights: Any,
+        rows: Any,
+        index: Any,
     ) -> list[Any]:
         xp = net.xp
         draws = tuple(nodes[0].shape)[0]
@@ -170,7 +178,11 @@ def zero_sums(problem: Problem, samples: int, sums: int) -> list[Any]:
 
 
 def _path_sums(
-    problem: Problem, baseline: list[Any], nodes: np.ndarray[Any, Any], weights: np.ndarray[Any, Any], samples: list[int]
+    problem: Problem,
+    baseline: list[Any],
+    nodes: np.ndarray[Any, Any],
+    weights: np.ndarray[Any, Any],
+    samples: list[int],
 ) -> list[Any]:
     """Weighted gradient sums of some samples, one array (samples, sums, ...) per leaf."""
     kernel = _PathGradients(problem.pick)
@@ -200,7 +212,8 @@ class _Finish:
 
     def __call__(self, net: Net, leaves: list[Any], baseline: list[Any], sums: list[Any], change: Any) -> Any:
         xp = net.xp
-        values, total = [], None
+        values: list[Any] = []
+        total: Any = None
         for leaf, start, mean in zip(leaves, baseline, sums, strict=True):
             distance = xp.astype(leaf, mean.dtype) - xp.astype(start, mean.dtype)
             value = distance * mean[:, self.level, ...]
@@ -290,7 +303,15 @@ class ExpectedGradients(Explainer):
                 along = [problem.to_device(nodes, like=leaf) for leaf in problem.leaves]
                 scale = [problem.to_device(weights, like=leaf) for leaf in problem.leaves]
                 sums = problem.run(
-                    kernel, sums, problem.leaves, background, problem.to_device(chosen), along, scale, rows, problem.index
+                    kernel,
+                    sums,
+                    problem.leaves,
+                    background,
+                    problem.to_device(chosen),
+                    along,
+                    scale,
+                    rows,
+                    problem.index,
                 )
                 work = block.width * draw.width
                 problem.work.add(work, work)
@@ -311,10 +332,7 @@ class ExpectedGradients(Explainer):
             mean = part if mean is None else mean + part
             problem.work.add(block.width)
         expected = problem.run(_PickMean(problem.pick), mean, problem.index)
-        total: Any = None
-        for value in values:
-            part = xp.sum(xp.reshape(value, (problem.batch, -1)), axis=1)
-            total = part if total is None else total + part
+        total: Any = sum(xp.sum(xp.reshape(value, (problem.batch, -1)), axis=1) for value in values)
         return total - (xp.astype(problem.scores_or_known(), total.dtype) - xp.astype(expected, total.dtype))
 
 
