@@ -162,7 +162,7 @@ def resolve_baseline(problem: Problem, baseline: Any) -> list[Any]:
         parts, given = flatten(baseline)
         if given.names != structure.names:
             raise BaselineError(
-                f"`baseline` must have the structure of the inputs: {', '.join(map(structure.label, range(len(problem.leaves))))}.",
+                "`baseline` must have the structure of the inputs.",
                 received=describe(baseline),
                 fix="baseline=0.0 applies to all inputs.",
             )

@@ -103,6 +103,8 @@ class ConvergenceError(XaiError, ArithmeticError):
 def describe(value: Any) -> str:
     """Type, dtype and shape of a value in a few words, for error messages; never its contents."""
     kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+    if "Tracer" in kind or "SymbolicTensor" in kind:  # an array while a framework traces the model
+        kind = "array"
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if shape is not None and dtype is not None:
         return f"{kind} of shape {tuple(shape)} and dtype {dtype_name(dtype)}"

@@ -108,7 +108,8 @@ class Problem:
 
     def host_dtype(self, leaf: Any) -> str:
         """NumPy name of the dtype in which host numbers are handed to the device for `leaf`."""
-        return dtype_name(self.accumulator_dtype(leaf))
+        name = dtype_name(leaf.dtype)
+        return "float32" if name in _HALVES else name
 
     def to_device(self, array: Any, like: Any = None) -> Any:
         """Host numbers on the device, in the accumulating dtype of `like` if given."""
