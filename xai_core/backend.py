@@ -15,7 +15,7 @@ import types
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, ClassVar
 
@@ -127,6 +127,9 @@ class Adapted:
         Where NumPy inputs are put.
     channel_axis
         Channel axis of its image inputs.
+    sequence_axis
+        Channel axis of inputs (batch, a, b), if it is another: last for sequences of vectors, 1 for signals that are
+        convolved in PyTorch.
     """
 
     backend: Backend
@@ -136,7 +139,8 @@ class Adapted:
     check: Callable[[list[Any]], None] = _no_check
     preserve: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext
     device: Any = None
-    channel_axis: int = field(default=-1)
+    channel_axis: int = -1
+    sequence_axis: int | None = None
 
 
 @functools.cache

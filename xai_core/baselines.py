@@ -43,7 +43,7 @@ class Mean(Baseline):
 
     def make(self, problem: Problem, position: int) -> Any:
         xp, leaf = problem.xp, problem.leaves[position]
-        axes = spatial_axes(tuple(leaf.shape), problem.bound.channel_axis) or tuple(range(1, leaf.ndim))
+        axes = spatial_axes(problem, leaf) or tuple(range(1, leaf.ndim))
         wide = xp.astype(leaf, problem.accumulator_dtype(leaf))
         return xp.astype(xp.mean(wide, axis=axes, keepdims=True), leaf.dtype)
 
@@ -62,7 +62,7 @@ class Blur(Baseline):
 
     def make(self, problem: Problem, position: int) -> Any:
         xp, leaf = problem.xp, problem.leaves[position]
-        axes = spatial_axes(tuple(leaf.shape), problem.bound.channel_axis)
+        axes = spatial_axes(problem, leaf)
         if not axes:
             raise BaselineError(
                 "Blur needs spatial axes, an input of shape (batch, channels, ...) or (batch, ..., channels).",
@@ -93,7 +93,7 @@ class Noise(Baseline):
     def make(self, problem: Problem, position: int) -> Any:
         xp, leaf = problem.xp, problem.leaves[position]
         shape = tuple(leaf.shape)
-        noise = problem.streams.normal(range(shape[0]), [0], shape[1:], part=BASELINE_PART + position)[:, 0]
+        noise = problem.normal(range(shape[0]), [0], position, part=BASELINE_PART + position)[:, 0]
         wide = xp.astype(leaf, problem.accumulator_dtype(leaf))
         return xp.astype(wide + problem.to_device(noise, like=leaf) * (self.scale * sample_range(xp, wide)), leaf.dtype)
 
@@ -121,10 +121,10 @@ BASELINE_PART = 1_000_000
 """Stream parts of baselines start here, apart from those of the methods that use them."""
 
 
-def spatial_axes(shape: tuple[int, ...], channel_axis: int) -> tuple[int, ...]:
+def spatial_axes(problem: Problem, leaf: Any) -> tuple[int, ...]:
     """All axes but batch and channels; none for tables."""
-    channel = channel_axis % len(shape) if len(shape) > 2 else 1
-    return tuple(axis for axis in range(1, len(shape)) if axis != channel) if len(shape) > 2 else ()
+    channel = problem.bound.channel_axis_of(tuple(leaf.shape))
+    return () if channel is None else tuple(axis for axis in range(1, leaf.ndim) if axis != channel)
 
 
 def sample_range(xp: Any, leaf: Any) -> Any:

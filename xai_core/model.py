@@ -329,6 +329,15 @@ class Bound:
         chosen = self.model.channel_axis
         return self.adapted.channel_axis if chosen is None else chosen
 
+    def channel_axis_of(self, shape: tuple[int, ...]) -> int | None:
+        """Channel axis, from 0, of an input of that shape; `None` for tables and lists of numbers."""
+        if len(shape) < 3:
+            return None
+        axis = self.channel_axis
+        if len(shape) == 3 and self.model.channel_axis is None and self.adapted.sequence_axis is not None:
+            axis = self.adapted.sequence_axis
+        return axis % len(shape)
+
     def to_native(self, array: Any) -> Any:
         """An array on the model's device: native arrays as they are, NumPy arrays copied."""
         return _to_native(self.adapted, array, "array")

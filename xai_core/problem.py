@@ -123,6 +123,18 @@ class Problem:
         """Row numbers on the device; `None` stands for all rows in order, which need not be gathered."""
         return None if list(rows) == list(range(self.batch)) else self.to_device(np.asarray(rows, dtype=np.int64))
 
+    def normal(self, rows: Sequence[int], draws: Sequence[int], position: int, part: int) -> np.ndarray[Any, Any]:
+        """Standard normal numbers (rows, draws, *sample shape) for input leaf `position`, on the host.
+
+        A pixel's noise is the same whether the model has its channels first or last.
+        """
+        shape = tuple(self.leaves[position].shape)
+        channel = self.bound.channel_axis_of(shape)
+        if channel is None:
+            return self.streams.normal(rows, draws, shape[1:], part)
+        channels_last = (*shape[1:channel], *shape[channel + 1 :], shape[channel])
+        return np.moveaxis(self.streams.normal(rows, draws, channels_last, part), -1, channel + 1)
+
     def run(self, kernel: Callable[..., Any], *arguments: Any) -> Any:
         return self.bound.run(kernel, *arguments)
 

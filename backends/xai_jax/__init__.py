@@ -213,7 +213,13 @@ def _equinox(backend: JaxBackend, model: Any, params: Any) -> Adapted:
         check=check,
         device=_device(arrays),
         channel_axis=1,
+        sequence_axis=1 if _convolves_signals(model) else -1,
     )
+
+
+def _convolves_signals(model: Any) -> bool:
+    nodes = jax.tree.leaves(model, is_leaf=lambda node: hasattr(node, "num_spatial_dims"))
+    return any(getattr(node, "num_spatial_dims", None) == 1 for node in nodes)
 
 
 def _haiku(backend: JaxBackend, model: Any, params: Any) -> Adapted:

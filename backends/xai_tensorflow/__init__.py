@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+import xai_tensorflow.namespace as namespace
 from xai_core.backend import Adapted, Backend, Pull, lifetime
 from xai_core.errors import ModelError, describe
-from xai_tensorflow import namespace
 
 __all__ = ["TensorFlowBackend", "backend"]
 
@@ -73,7 +73,18 @@ class TensorFlowBackend(Backend):
         return value, pull
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        return tf.function(function, autograph=False)
+        # One tf.function for each signature: TensorFlow warns of a function that is traced again for other shapes.
+        traced: dict[Any, Any] = {}
+
+        def call_traced(*arguments: Any) -> Any:
+            leaves = tf.nest.flatten(arguments)
+            key = tuple(None if leaf is None else (tuple(leaf.shape), leaf.dtype) for leaf in leaves)
+            found = traced.get(key)
+            if found is None:
+                found = traced[key] = tf.function(function, autograph=False)
+            return found(*arguments)
+
+        return call_traced
 
 
 def _signature(model: Any) -> Any:

@@ -59,6 +59,7 @@ class TorchBackend(Backend):
             preserve=lambda: _preserved(list(module.buffers())),
             device=None if first is None else first.device,
             channel_axis=self.channel_axis,
+            sequence_axis=1 if any(isinstance(part, _SIGNAL_LAYERS) for part in module.modules()) else -1,
         )
 
     def asarray(self, array: np.ndarray[Any, Any], device: Any) -> Any:
@@ -90,6 +91,9 @@ class TorchBackend(Backend):
             return [next(found) if leaf.requires_grad else None for leaf in inputs]
 
         return value.detach(), pull
+
+
+_SIGNAL_LAYERS = (torch.nn.Conv1d, torch.nn.ConvTranspose1d)
 
 
 class _Apply:
@@ -183,17 +187,16 @@ def _check_tensors(leaves: list[Any], first: torch.Tensor | None) -> None:
 
 @contextlib.contextmanager
 def _preserved(buffers: list[torch.Tensor]) -> Iterator[None]:
-    """Restore buffers (batch statistics) and random state if the forward pass changes them."""
+    """Record no graph but inside `vjp`; restore buffers (batch statistics) and random state if the model changes them."""
     devices = sorted({b.device.index or 0 for b in buffers if b.device.type == "cuda"})
     saved = [(buffer, buffer._version, buffer.detach().clone()) for buffer in buffers]
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices), torch.no_grad():
         try:
             yield
         finally:
-            with torch.no_grad():
-                for buffer, version, copy in saved:
-                    if buffer._version != version:
-                        buffer.copy_(copy)
+            for buffer, version, copy in saved:
+                if buffer._version != version:
+                    buffer.copy_(copy)
 
 
 backend = TorchBackend()

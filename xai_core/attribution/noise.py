@@ -73,7 +73,7 @@ class _NoiseTunnel(Explainer):
                 if spread[position] is None:
                     noisy.append(xp.repeat(leaf, block.width, axis=0))
                     continue
-                normal = problem.streams.normal(range(batch), block.indices, tuple(leaf.shape)[1:], part=position)
+                normal = problem.normal(range(batch), block.indices, position, part=position)
                 noisy.append(problem.run(_ADD, leaf, problem.to_device(normal, like=leaf), spread[position]))
             streams = problem.streams.children(range(batch), block.indices)
             found = self.explainer.attribute(problem.inside(noisy, rows, streams)).values

@@ -113,7 +113,7 @@ class Occlusion(Explainer):
     def _sizes(self, problem: Problem, position: int) -> tuple[list[int], list[int]]:
         leaf = problem.leaves[position]
         shape = tuple(leaf.shape)
-        axes = spatial_axes(shape, problem.bound.channel_axis)
+        axes = spatial_axes(problem, leaf)
         label = problem.bound.structure.label(position)
         windows = _per_axis("window", _for_leaf(problem, self.window, position), shape, axes, label)
         if windows is None:

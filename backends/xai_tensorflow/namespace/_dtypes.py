@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import functools
 from typing import Any, NamedTuple
 
@@ -28,9 +29,7 @@ KINDS: dict[str, tuple[Any, ...]] = {
     "complex floating": COMPLEX,
     "numeric": SIGNED + UNSIGNED + HALVES + REAL + COMPLEX,
 }
-BY_NAME = {
-    dtype.name: dtype for dtype in (bool, *SIGNED, *UNSIGNED, *HALVES, *REAL, *COMPLEX)
-}
+BY_NAME = {dtype.name: dtype for dtype in (bool, *SIGNED, *UNSIGNED, *HALVES, *REAL, *COMPLEX)}
 DEFAULT_FLOAT, DEFAULT_INT, DEFAULT_COMPLEX = float32, int64, complex64
 
 
@@ -82,8 +81,11 @@ def _real_size(dtype: Any) -> int:
 
 def result_type(*values: Any) -> Any:
     """dtype of combining arrays, dtypes and Python scalars."""
-    strong = [value.dtype if isinstance(value, (tf.Tensor, tf.Variable)) else as_dtype(value)
-              for value in values if not _is_scalar(value)]
+    strong = [
+        value.dtype if isinstance(value, (tf.Tensor, tf.Variable)) else as_dtype(value)
+        for value in values
+        if not _is_scalar(value)
+    ]
     if not strong:
         raise ValueError("result_type needs at least one array or dtype")
     dtype = functools.reduce(promote, strong)
@@ -105,7 +107,7 @@ def scalar_dtype(value: Any, dtype: Any) -> Any:
     TypeError
         For scalars of a higher kind, which the standard leaves undefined.
     """
-    if isinstance(value, type(True)):
+    if isinstance(value, builtins.bool):
         allowed = dtype == bool
     elif isinstance(value, int):
         allowed = dtype in KINDS["numeric"]
@@ -154,7 +156,7 @@ def finfo(type: Any, /) -> _FInfo:
         raise ValueError(f"finfo is for floating dtypes, not {dtype.name}")
     import ml_dtypes
 
-    limits = ml_dtypes.finfo(dtype.as_numpy_dtype)
+    limits: Any = ml_dtypes.finfo(dtype.as_numpy_dtype)  # type: ignore[no-untyped-call]
     return _FInfo(
         int(limits.bits), float(limits.eps), float(limits.max), float(limits.min), float(limits.smallest_normal), dtype
     )

@@ -169,8 +169,10 @@ def _shift(function: Callable[[Any, Any], Any], *, left: bool) -> Callable[[Any,
         width = tf.constant(8 * a.dtype.size, a.dtype)
         wide = b >= width
         inside = function(a, tf.where(wide, tf.zeros_like(b), b))
-        beyond = tf.zeros_like(inside) if left or a.dtype in ALLOWED["unsigned integer"] else tf.where(
-            a < 0, -tf.ones_like(inside), tf.zeros_like(inside)
+        beyond = (
+            tf.zeros_like(inside)
+            if left or a.dtype in ALLOWED["unsigned integer"]
+            else tf.where(a < 0, -tf.ones_like(inside), tf.zeros_like(inside))
         )
         return tf.where(wide, beyond, inside)
 
@@ -298,8 +300,8 @@ def clip(x: Any, /, min: Any = None, max: Any = None) -> Any:
 def _bound(value: Any, dtype: Any) -> Any:
     """A Python bound in the array's dtype; one outside an integer's range limits nothing beyond that range."""
     if dtype.is_integer:
-        value = int(np.clip(value, dtype.min, dtype.max)) if np.isfinite(value) else (
-            dtype.max if value > 0 else dtype.min
+        value = (
+            int(np.clip(value, dtype.min, dtype.max)) if np.isfinite(value) else (dtype.max if value > 0 else dtype.min)
         )
     return tf.constant(value, dtype)
 

@@ -172,9 +172,14 @@ def take_along_axis(x: Any, indices: Any, /, *, axis: int = -1) -> Any:
     rank = array.shape.rank
     axis = _axis(axis, rank)
     places = _wrapped(places, array, axis)
-    if tuple(array.shape)[:axis] + tuple(array.shape)[axis + 1 :] != tuple(places.shape)[:axis] + tuple(places.shape)[axis + 1 :]:
-        sizes = [1 if a == axis else n for a, n in enumerate(tf.broadcast_static_shape(
-            _without(array.shape, axis), _without(places.shape, axis)))]
+    if (
+        tuple(array.shape)[:axis] + tuple(array.shape)[axis + 1 :]
+        != tuple(places.shape)[:axis] + tuple(places.shape)[axis + 1 :]
+    ):
+        sizes = [
+            1 if a == axis else n
+            for a, n in enumerate(tf.broadcast_static_shape(_without(array.shape, axis), _without(places.shape, axis)))
+        ]
         places = tf.broadcast_to(places, [places.shape[a] if a == axis else n for a, n in enumerate(sizes)])
         array = tf.broadcast_to(array, [array.shape[a] if a == axis else n for a, n in enumerate(sizes)])
     last = [a for a in range(rank) if a != axis] + [axis]

@@ -115,7 +115,9 @@ def _cumulative(
     array = tf.cast(tf.cast(array, tf.int64) if unsigned else array, tf.int64 if unsigned else wanted)
     out = function(array, axis=axis)
     if initial:
-        out = tf.concat([tf.fill(tf.shape(_slice(out, axis, 0, 1, pad=True)), tf.constant(start, out.dtype)), out], axis)
+        out = tf.concat(
+            [tf.fill(tf.shape(_slice(out, axis, 0, 1, pad=True)), tf.constant(start, out.dtype)), out], axis
+        )
     return tf.cast(out, wanted)
 
 
@@ -295,7 +297,10 @@ def unique_all(x: Any, /) -> UniqueAll:
     inverse = tf.scatter_nd(order[:, None], rank, tf.shape(flat, out_type=tf.int64))
     ends = tf.concat([starts[1:], tf.shape(flat, out_type=tf.int64)], 0)
     return UniqueAll(
-        tf.gather(ordered, starts), tf.gather(order, starts), tf.reshape(inverse, tf.shape(array)), ends[: tf.size(starts)] - starts
+        tf.gather(ordered, starts),
+        tf.gather(order, starts),
+        tf.reshape(inverse, tf.shape(array)),
+        ends[: tf.size(starts)] - starts,
     )
 
 

@@ -54,7 +54,12 @@ def _scale(x: Any, n: int, norm: str, *, inverse: bool) -> Any:
         raise ValueError(f"norm must be 'backward', 'ortho' or 'forward', not {norm!r}")
     if norm == "backward":
         return x
-    factor = {("ortho", False): n**-0.5, ("ortho", True): n**0.5, ("forward", False): 1 / n, ("forward", True): float(n)}
+    factor = {
+        ("ortho", False): n**-0.5,
+        ("ortho", True): n**0.5,
+        ("forward", False): 1 / n,
+        ("forward", True): float(n),
+    }
     return x * tf.cast(factor[norm, inverse], x.dtype)
 
 

@@ -1,0 +1,1 @@
+"""The main job: real photographs, one pretrained network in every framework, one report."""
