@@ -23,7 +23,18 @@ import numpy as np
 
 from xai_core.errors import BackendError, describe
 
-__all__ = ["Adapted", "Backend", "available", "backend_of_array", "backend_of_model", "lifetime", "load_backend"]
+__all__ = [
+    "Adapted",
+    "Backend",
+    "Identity",
+    "available",
+    "backend_of_array",
+    "backend_of_model",
+    "captured",
+    "lifetime",
+    "load_backend",
+    "settings",
+]
 
 Pull = Callable[[Any], list[Any]]
 
@@ -184,6 +195,51 @@ def lifetime(model: Any) -> tuple[Any, Hashable]:
     if owner is not None and not isinstance(owner, types.ModuleType):
         return owner, getattr(model, "__name__", None)
     return model, None
+
+
+class Identity:
+    """Stands for an object in a hashable description; equal only for the same object, which it keeps alive."""
+
+    def __init__(self, held: Any) -> None:
+        self._held = held
+
+    def __hash__(self) -> int:
+        return id(self._held)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Identity) and self._held is other._held
+
+
+def settings(owner: Any) -> Hashable:
+    """What an object's public attributes say about how it computes: numbers and texts by value, the rest by identity.
+
+    Goes into `Adapted.read`, so that code compiled before somebody changed an activation, a constant or a variable of the
+    model is not used afterwards.
+    """
+    return tuple((name, _setting(value)) for name, value in vars(owner).items() if not name.startswith("_"))
+
+
+def captured(function: Any) -> Hashable:
+    """What a Python function takes from outside: its closure, its defaults and the global names it uses."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return None
+    cells = []
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # not yet assigned
+            cells.append(_setting(cell.cell_contents))
+    outside = [_setting(function.__globals__[name]) for name in code.co_names if name in function.__globals__]
+    return tuple(cells), tuple(outside), _setting(function.__defaults__)
+
+
+def _setting(value: Any) -> Hashable:
+    if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
+        return type(value), value
+    if isinstance(value, (list, tuple)):
+        return tuple(_setting(item) for item in value)
+    if isinstance(value, dict):
+        return tuple((key, _setting(item)) for key, item in value.items())
+    return Identity(value)
 
 
 def available() -> dict[str, bool]:

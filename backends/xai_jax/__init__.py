@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xai_core.backend import Adapted, Backend, Pull, lifetime
+from xai_core.backend import Adapted, Backend, Identity, Pull, lifetime
 from xai_core.errors import ModelError, TrainingModeError, describe
 
 __all__ = ["JaxBackend", "backend"]
@@ -243,22 +243,6 @@ def _haiku(backend: JaxBackend, model: Any, params: Any) -> Adapted:
     )
 
 
-class _Identity:
-    """Arrays compared by identity: JAX arrays never change, so the same objects mean the same values."""
-
-    def __init__(self, part: Hashable, objects: list[Any]) -> None:
-        self._part = part
-        self._objects = objects
-
-    def __hash__(self) -> int:
-        return hash((self._part, *map(id, self._objects)))
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _Identity) or self._part != other._part or len(self._objects) != len(other._objects):
-            return False
-        return all(a is b for a, b in zip(self._objects, other._objects, strict=True))
-
-
 def _function(backend: JaxBackend, model: Any, params: Any) -> Adapted:
     anchor, part = lifetime(model)
 
@@ -267,13 +251,14 @@ def _function(backend: JaxBackend, model: Any, params: Any) -> Adapted:
 
     def read(x: Any) -> tuple[Any, Hashable]:
         held = () if params is None else params
-        # A function may close over arrays that its owner replaces later (a model trained further). They are constants
-        # of the compiled code, so each explanation first looks whether they are still the same.
+        # A function may close over arrays and numbers that its owner replaces later (a model trained further). They are
+        # constants of the compiled code, so each explanation first looks whether they are still the same. JAX arrays
+        # never change: the same objects mean the same values.
         try:
             traced = jax.make_jaxpr(apply)(held, x)
         except Exception:
             return held, part  # the call itself reports what is wrong
-        return held, _Identity(part, list(traced.consts))
+        return held, (part, str(traced.jaxpr), tuple(map(Identity, traced.consts)))
 
     return Adapted(
         backend=backend,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
 
-from xai_core.backend import Adapted, Backend, Pull, load_backend
+from xai_core.backend import Adapted, Backend, Pull, load_backend, settings
 from xai_core.errors import BackendError, ModelError, describe
 
 __all__ = ["KerasBackend", "backend"]
@@ -54,7 +54,7 @@ class KerasBackend(Backend):
                         [variable.value for variable in model.trainable_variables],
                         [variable.value for variable in model.non_trainable_variables],
                     ),
-                    None,
+                    _facts(model),
                 ),
                 channel_axis=axis,
             )
@@ -69,7 +69,13 @@ class KerasBackend(Backend):
                 device=module.device,
                 channel_axis=axis,
             )
-        return Adapted(backend=inner, apply=lambda _, x: model(x, training=False), anchor=model, channel_axis=axis)
+        return Adapted(
+            backend=inner,
+            apply=lambda _, x: model(x, training=False),
+            anchor=model,
+            read=lambda _: ((), _facts(model)),
+            channel_axis=axis,
+        )
 
     def asarray(self, array: np.ndarray[Any, Any], device: Any) -> Any:
         return delegate().asarray(array, device)
@@ -96,6 +102,11 @@ def delegate() -> Backend:
             fix="set KERAS_BACKEND to jax, tensorflow or torch before Keras is imported.",
         )
     return load_backend(name)
+
+
+def _facts(model: Any) -> Hashable:
+    """How every layer computes: a changed activation must not meet code that was compiled before."""
+    return tuple(settings(layer) for layer in _layers(model))
 
 
 def channel_axis(model: Any) -> int:

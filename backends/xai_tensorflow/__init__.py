@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 import xai_tensorflow.namespace as namespace
-from xai_core.backend import Adapted, Backend, Pull, lifetime
+from xai_core.backend import Adapted, Backend, Pull, captured, lifetime, settings
 from xai_core.errors import ModelError, describe
 
 __all__ = ["TensorFlowBackend", "backend"]
@@ -51,7 +51,7 @@ class TensorFlowBackend(Backend):
             backend=self,
             apply=lambda _, x: call(function, x) if params is None else function(params, x),
             anchor=anchor,
-            read=lambda _: ((), part),
+            read=lambda _: ((), (part, _facts(model))),
         )
 
     def asarray(self, array: np.ndarray[Any, Any], device: Any) -> Any:
@@ -85,6 +85,13 @@ class TensorFlowBackend(Backend):
             return found(*arguments)
 
         return call_traced
+
+
+def _facts(model: Any) -> Hashable:
+    """What compiled code took from the model as constants, and which variables it reads."""
+    if isinstance(model, tf.Module):
+        return tuple(settings(module) for module in (model, *model.submodules))
+    return captured(getattr(model, "__func__", model))
 
 
 def _signature(model: Any) -> Any:
