@@ -241,6 +241,7 @@ def open_problem(
 
 
 def is_floating(leaf: Any) -> bool:
+    """Whether an array holds floating-point numbers."""
     return "float" in dtype_name(leaf.dtype)
 
 
@@ -342,6 +343,7 @@ def inspect_values(problem: Problem, values: list[Any], method: str) -> None:
 
 
 def independent(problem: Problem, method: str) -> InputDependenceError:
+    """The error for a model whose explained score does not change with its input."""
     return InputDependenceError(
         f"The explained score of {problem.bound.model.name!r} does not depend on its input, so {method} has nothing "
         "to explain.",

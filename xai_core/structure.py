@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,19 +29,7 @@ class Structure:
 
     def rebuild(self, leaves: list[Any] | tuple[Any, ...]) -> Any:
         """Put `leaves` (one per name, in the same order) back into the structure."""
-        remaining = iter(leaves)
-
-        def build(node: Any) -> Any:
-            if node is _LEAF:
-                return next(remaining)
-            if isinstance(node, dict):
-                return {key: build(item) for key, item in node.items()}
-            items = [build(item) for item in node]
-            if isinstance(node, list):
-                return items
-            return type(node)(*items) if hasattr(node, "_fields") else tuple(items)
-
-        return build(self.skeleton)
+        return _build(self.skeleton, iter(leaves))
 
     def label(self, position: int) -> str:
         """How a user would write the leaf at `position`: `x`, `x['image']`, `x[0]`."""
@@ -55,19 +43,41 @@ def flatten(x: Any, *, leaf: Callable[[Any], bool] | None = None) -> tuple[list[
     """
     leaves: list[Any] = []
     names: list[tuple[Any, ...]] = []
-
-    def walk(node: Any, path: tuple[Any, ...]) -> Any:
-        if leaf is None or not leaf(node):
-            if isinstance(node, dict):
-                return {key: walk(item, (*path, key)) for key, item in node.items()}
-            if isinstance(node, (tuple, list)):
-                items = [walk(item, (*path, index)) for index, item in enumerate(node)]
-                if isinstance(node, list):
-                    return items
-                return type(node)(*items) if hasattr(node, "_fields") else tuple(items)
-        leaves.append(node)
-        names.append(path)
-        return _LEAF
-
-    skeleton = walk(x, ())
+    skeleton = _walk(x, (), leaf, leaves, names)
     return leaves, Structure(skeleton, tuple(names))
+
+
+# Functions of the module: one that calls itself through a closure is a reference cycle, and would keep the arrays of
+# every model call alive until the next garbage collection.
+
+
+def _build(node: Any, remaining: Iterator[Any]) -> Any:
+    if node is _LEAF:
+        return next(remaining)
+    if isinstance(node, dict):
+        return {key: _build(item, remaining) for key, item in node.items()}
+    return _like(node, [_build(item, remaining) for item in node])
+
+
+def _walk(
+    node: Any,
+    path: tuple[Any, ...],
+    leaf: Callable[[Any], bool] | None,
+    leaves: list[Any],
+    names: list[tuple[Any, ...]],
+) -> Any:
+    if leaf is None or not leaf(node):
+        if isinstance(node, dict):
+            return {key: _walk(item, (*path, key), leaf, leaves, names) for key, item in node.items()}
+        if isinstance(node, (tuple, list)):
+            return _like(node, [_walk(item, (*path, i), leaf, leaves, names) for i, item in enumerate(node)])
+    leaves.append(node)
+    names.append(path)
+    return _LEAF
+
+
+def _like(node: Any, items: list[Any]) -> Any:
+    """`items` in the kind of sequence that `node` is."""
+    if isinstance(node, list):
+        return items
+    return type(node)(*items) if hasattr(node, "_fields") else tuple(items)
