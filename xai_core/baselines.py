@@ -176,7 +176,7 @@ def _broadcast(problem: Problem, part: Any, position: int) -> Any:
     label = problem.bound.structure.label(position)
     if isinstance(part, Baseline):
         part = part.make(problem, position)
-    shape = tuple(leaf.shape)
+    original, shape = part, tuple(leaf.shape)
     if not problem.bound.backend.owns(part):
         try:
             host = np.asarray(part, dtype=None if hasattr(part, "dtype") else np.float64)
@@ -192,7 +192,7 @@ def _broadcast(problem: Problem, part: Any, position: int) -> Any:
     if len(given) == len(shape) - 1 and given:
         part, given = xp.reshape(part, (1, *given)), (1, *given)
     if len(given) > len(shape) or any(g not in (1, s) for g, s in zip(given[::-1], shape[::-1], strict=False)):
-        raise _misfit(label, leaf, part)
+        raise _misfit(label, leaf, original)
     return xp.broadcast_to(part if part.dtype == leaf.dtype else xp.astype(part, leaf.dtype), shape)
 
 

@@ -285,7 +285,8 @@ class ExpectedGradients(Explainer):
 
     def planned_rows(self, batch: int) -> int:
         arrays = flatten(self.background)[0]
-        return batch * (self.samples + 1) + len(arrays[0] if arrays and arrays[0] is not None else [])
+        shape = tuple(getattr(arrays[0], "shape", ())) if arrays else ()
+        return batch * (self.samples + 1) + (int(shape[0]) if shape else 0)
 
     def attribute(self, problem: Problem) -> Attribution:
         background = resolve_background(problem, self.background)
