@@ -17,6 +17,7 @@ nox.options.error_on_missing_interpreters = True
 # Waiting OpenMP threads must sleep: busy ones make torch on few cores many times slower.
 ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "TF_CPP_MIN_LOG_LEVEL": "3"}
 FRAMEWORKS = ".[all,demo,dev]"
+PARALLEL = ("-q", "-n", "2", "--dist", "worksteal")
 
 
 def install(session: nox.Session, *arguments: str) -> None:
@@ -47,9 +48,14 @@ def core(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """All tests, all frameworks."""
+    """All tests, all frameworks; those of Keras once for each of its backends."""
     install(session, FRAMEWORKS)
-    session.run("pytest", *session.posargs, env=ENVIRONMENT)
+    if session.posargs:
+        session.run("pytest", *session.posargs, env=ENVIRONMENT)
+        return
+    session.run("pytest", *PARALLEL, "--ignore=tests/keras_backends", env=ENVIRONMENT)
+    for backend in ("tensorflow", "jax", "torch"):
+        session.run("pytest", *PARALLEL, "tests/keras_backends", env={**ENVIRONMENT, "KERAS_BACKEND": backend})
 
 
 @nox.session

@@ -12,6 +12,7 @@ import functools
 import importlib.util
 import sys
 import types
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager
@@ -198,16 +199,27 @@ def lifetime(model: Any) -> tuple[Any, Hashable]:
 
 
 class Identity:
-    """Stands for an object in a hashable description; equal only for the same object, which it keeps alive."""
+    """Stands for an object in a hashable description; equal only for the same object.
+
+    It keeps no object alive that allows weak references: a layer may refer to the model it is part of. What has gone
+    equals nothing.
+    """
 
     def __init__(self, held: Any) -> None:
-        self._held = held
+        self._hash = id(held)
+        try:
+            self._held: Callable[[], Any] = weakref.ref(held)
+        except TypeError:
+            self._held = lambda: held
 
     def __hash__(self) -> int:
-        return id(self._held)
+        return self._hash
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Identity) and self._held is other._held
+        if not isinstance(other, Identity):
+            return False
+        held = self._held()
+        return held is not None and held is other._held()
 
 
 def settings(owner: Any) -> Hashable:

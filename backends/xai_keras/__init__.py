@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
@@ -45,9 +46,11 @@ class KerasBackend(Backend):
         inner = delegate()
         axis = channel_axis(model)
         if inner.name == "jax":
+            # Unlike `__call__`, `stateless_call` hands the argument on to layers that do not take it.
+            evaluation = {"training": False} if "training" in inspect.signature(model.call).parameters else {}
             return Adapted(
                 backend=inner,
-                apply=lambda state, x: model.stateless_call(*state, x, training=False)[0],
+                apply=lambda state, x: model.stateless_call(*state, x, **evaluation)[0],
                 anchor=model,
                 read=lambda _: (
                     (
