@@ -141,8 +141,8 @@ class _PathGradients:
             shape = tuple(end.shape)
             along = xp.reshape(node, (1, draws, *(1 for _ in shape[1:])))
             wide_start, wide_end = (xp.astype(part, node.dtype)[:, None, ...] for part in (start, end))
-            # Both ends exactly: at 0 and 1 the other term vanishes.
-            point = (1.0 - along) * wide_start + along * wide_end
+            # In the form of the paper: elements equal to their baseline stay exactly so all the way.
+            point = wide_start + along * (wide_end - wide_start)
             points.append(xp.reshape(xp.astype(point, end.dtype), (shape[0] * draws, *shape[1:])))
         chosen = gather(xp, index, rows)
         return add_weighted(xp, net, self.pick, sums, points, weights, chosen, draws)
@@ -385,9 +385,11 @@ class _ExpectedGradients:
             start = xp.reshape(xp.take(data, flat, axis=0), (samples, draws, *shape[1:]))
             wide_start, wide_end = xp.astype(start, node.dtype), xp.astype(end, node.dtype)[:, None, ...]
             along = xp.reshape(node, (samples, draws, *(1 for _ in shape[1:])))
-            point = (1.0 - along) * wide_start + along * wide_end
-            points.append(xp.reshape(xp.astype(point, end.dtype), (samples * draws, *shape[1:])))
-            distances.append(wide_end - wide_start)
+            distance = wide_end - wide_start
+            points.append(
+                xp.reshape(xp.astype(wide_start + along * distance, end.dtype), (samples * draws, *shape[1:]))
+            )
+            distances.append(distance)
         chosen_index = gather(xp, index, rows)
         repeated = None if chosen_index is None else xp.repeat(chosen_index, draws, axis=0)
         score, pull = net.pullback(points, lambda outputs: self.pick(xp, outputs, repeated))

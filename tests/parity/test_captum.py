@@ -1,0 +1,64 @@
+"""The same numbers as captum on a torchvision ResNet-18 with random weights."""
+
+from __future__ import annotations
+
+import pytest
+from frameworks import need
+from torchvision_models import resnet18
+
+import xai_core as xai
+from xai_core.testing import assert_close
+
+need("torch", "torchvision", "captum")
+
+import torch
+from captum import attr
+
+TARGET = [3, 7]
+
+
+@pytest.fixture(scope="module")
+def net():
+    return resnet18()
+
+
+@pytest.fixture(scope="module")
+def x():
+    return torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+
+
+def test_gradient(net, x):
+    expected = attr.Saliency(net).attribute(x.clone().requires_grad_(True), target=TARGET, abs=False)
+    assert_close(xai.Gradient()(net, x, target=TARGET).values, expected, like=x)
+    magnitude = attr.Saliency(net).attribute(x.clone().requires_grad_(True), target=TARGET)
+    assert_close(xai.Gradient(absolute=True)(net, x, target=TARGET).values, magnitude)
+
+
+def test_input_x_gradient(net, x):
+    expected = attr.InputXGradient(net).attribute(x.clone().requires_grad_(True), target=TARGET)
+    assert_close(xai.InputXGradient()(net, x, target=TARGET).values, expected.detach())
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [("riemann_middle", "riemann_middle"), ("gauss_legendre", "gausslegendre")]
+)
+def test_integrated_gradients(net, x, ours, theirs):
+    expected, delta = attr.IntegratedGradients(net).attribute(
+        x, target=TARGET, n_steps=6, method=theirs, baselines=0.1, return_convergence_delta=True
+    )
+    found = xai.IntegratedGradients(steps=6, quadrature=ours, baseline=0.1)(net, x, target=TARGET)
+    assert_close(found.values, expected)
+    # Both gaps are differences of rounded sums.
+    assert torch.allclose(found.residual, delta.float(), atol=1e-3)
+
+
+def test_occlusion(net, x):
+    expected = attr.Occlusion(net).attribute(x, (3, 60, 60), strides=(3, 50, 50), target=TARGET, baselines=0.2)
+    found = xai.Occlusion(window=60, stride=50, baseline=0.2)(net, x, target=TARGET)
+    assert_close(found.values, expected)
+
+
+def test_occlusion_of_a_table():
+    net, x = torch.nn.Linear(6, 3), torch.randn(4, 6)
+    expected = attr.Occlusion(net).attribute(x, (2,), target=1)
+    assert_close(xai.Occlusion(window=2, stride=1)(net, x, target=1).values, expected.detach())

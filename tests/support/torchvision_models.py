@@ -1,0 +1,22 @@
+"""torchvision's models beside a PyTorch for the CPU: the operators that its own package would load are only declared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_LIBRARIES: list[Any] = []
+
+
+def resnet18(seed: int = 0) -> Any:
+    """ResNet-18 with random weights, in evaluation."""
+    import torch
+
+    if not _LIBRARIES:
+        library = torch.library.Library("torchvision", "DEF")
+        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _LIBRARIES.append(library)
+    from torchvision.models import resnet18 as build
+
+    torch.manual_seed(seed)
+    return build().eval()
