@@ -53,8 +53,10 @@ def test_integrated_gradients(x, ours, theirs, dtype, baseline):
         x, target=TARGET, n_steps=6, method=theirs, baselines=baseline, return_convergence_delta=True
     )
     found = xai.IntegratedGradients(steps=6, quadrature=ours, baseline=baseline)(net, x, target=TARGET)
-    assert_close(found.values, expected, relative=1e-5 if dtype == torch.float32 else 1e-10)
-    assert torch.allclose(found.residual, delta.to(dtype), atol=1e-3 if dtype == torch.float32 else 1e-10)
+    assert_close(
+        found.values, expected, relative=1e-5 if dtype == torch.float32 else 1e-7
+    )  # captum's weights are float32
+    assert torch.allclose(found.residual, delta.to(dtype), atol=1e-3 if dtype == torch.float32 else 1e-5)
 
 
 def test_occlusion(net, x):
