@@ -186,7 +186,7 @@ class BackendConformance:
         except TypeError:
             return
         del raw, held
-        subject.model = subject.failing = subject.state = subject.traces = None  # type: ignore[assignment]
+        subject.model = subject.failing = subject.state = subject.traces = subject.reference = None  # type: ignore[assignment]
         gc.collect()
         assert reference() is None, "xai_core keeps the model alive"
 

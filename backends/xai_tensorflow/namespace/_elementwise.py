@@ -113,7 +113,13 @@ def _power(a: Any, b: Any) -> Any:
     if a.dtype in (tf.int8, tf.int16, tf.uint8, tf.uint16, tf.uint32):
         return tf.cast(tf.pow(tf.cast(a, tf.int64), tf.cast(b, tf.int64)), a.dtype)
     if a.dtype == tf.uint64:
-        raise TypeError("TensorFlow has no power for uint64; convert to int64")
+        # TensorFlow has no kernel; square and multiply, one bit of the exponent at a time.
+        one = tf.constant(1, tf.uint64)
+        out = tf.ones_like(a * b)
+        for bit in range(64):
+            used = tf.bitwise.bitwise_and(tf.bitwise.right_shift(b, tf.constant(bit, tf.uint64)), one) == one
+            out, a = tf.where(used, out * a, out), a * a
+        return out
     return tf.pow(a, b)
 
 

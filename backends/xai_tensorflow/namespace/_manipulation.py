@@ -118,6 +118,10 @@ def roll(x: Any, /, shift: Any, *, axis: Any = None) -> Any:
     return array
 
 
+_NOT_TILED = (tf.uint16,)
+"""dtypes that TensorFlow has no kernel for."""
+
+
 def tile(x: Any, repetitions: Any, /) -> Any:
     """The array repeated as a whole."""
     array = tensor(x)
@@ -125,7 +129,10 @@ def tile(x: Any, repetitions: Any, /) -> Any:
     missing = len(times) - array.shape.rank
     if missing > 0:
         array = tf.reshape(array, tf.concat([tf.ones(missing, tf.int32), tf.shape(array)], 0))
-    return tf.tile(array, (1,) * (array.shape.rank - len(times)) + times)
+    times = (1,) * (array.shape.rank - len(times)) + times
+    if array.dtype in _NOT_TILED:
+        return tf.cast(tf.tile(tf.cast(array, tf.int64), times), array.dtype)
+    return tf.tile(array, times)
 
 
 def repeat(x: Any, repeats: Any, /, *, axis: Any = None) -> Any:

@@ -72,7 +72,7 @@ def var(x: Any, /, *, axis: Any = None, correction: float = 0.0, keepdims: Any =
     """Variance over axes, with divisor count minus `correction`."""
     array = require(x, "real floating", "var")
     centred = array - tf.reduce_mean(array, axis=axis, keepdims=True)
-    count = tf.cast(_count(array, axis), array.dtype) - tf.cast(correction, array.dtype)
+    count = tf.cast(_count(array, axis), array.dtype) - tf.constant(correction, array.dtype)
     return tf.reduce_sum(tf.square(centred), axis=axis, keepdims=keepdims) / count
 
 

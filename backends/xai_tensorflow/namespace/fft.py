@@ -60,7 +60,7 @@ def _scale(x: Any, n: int, norm: str, *, inverse: bool) -> Any:
         ("forward", False): 1 / n,
         ("forward", True): float(n),
     }
-    return x * tf.cast(factor[norm, inverse], x.dtype)
+    return x * tf.constant(factor[norm, inverse], x.dtype)  # a cast would go through float32
 
 
 def fft(x: Any, /, *, n: int | None = None, axis: int = -1, norm: str = "backward") -> Any:
