@@ -403,19 +403,34 @@ def test_fourier_frequencies():
 
 
 DIFFERENTIABLE = {
-    "sum": lambda x: xp.sum(x * x, axis=0), "mean": lambda x: xp.mean(x**2), "max": lambda x: xp.max(x, axis=1),
-    "var": lambda x: xp.var(x, axis=0), "std": lambda x: xp.std(x), "prod": lambda x: xp.prod(x, axis=1),
+    "sum": lambda x: xp.sum(x * x, axis=0),
+    "mean": lambda x: xp.mean(x**2),
+    "max": lambda x: xp.max(x, axis=1),
+    "var": lambda x: xp.var(x, axis=0),
+    "std": lambda x: xp.std(x),
+    "prod": lambda x: xp.prod(x, axis=1),
     "sort": lambda x: xp.sort(x, axis=1, descending=True) * xp.arange(3, dtype=x.dtype),
-    "take": lambda x: xp.take(x, tf.constant([1, 1, 0]), axis=0) ** 2, "where": lambda x: xp.where(x > 0, x * x, -x),
-    "clip": lambda x: xp.clip(x, -1.0, 1.0) * x, "matmul": lambda x: xp.matmul(x, xp.matrix_transpose(x)),
-    "solve": lambda x: xp.linalg.solve(xp.eye(2, dtype=x.dtype) * 5 + x[:, :2], x), "cumsum": lambda x: xp.cumulative_sum(x, axis=1) ** 2,
-    "roll": lambda x: xp.roll(x, 1, axis=0) * x, "tensordot": lambda x: xp.tensordot(x, x, axes=((1,), (1,))),
-    "fft": lambda x: xp.abs(xp.fft.rfft(x)) ** 2, "norm": lambda x: xp.linalg.vector_norm(x, axis=1),
-    "svdvals": lambda x: xp.linalg.svdvals(x), "det": lambda x: xp.linalg.det(x[:, :2]), "repeat": lambda x: xp.repeat(x, 2, axis=0) ** 2,
-    "logaddexp": lambda x: xp.logaddexp(x, 2 * x), "hypot": lambda x: xp.hypot(x, x + 1), "pinv": lambda x: xp.linalg.pinv(x),
-    "take_along_axis": lambda x: xp.take_along_axis(x, tf.constant([[0], [2]]), axis=1) ** 2, "diff": lambda x: xp.diff(x, axis=1) ** 2,
-    "qr": lambda x: xp.abs(xp.linalg.qr(x).R), "eigvalsh": lambda x: xp.linalg.eigvalsh(xp.matmul(x, xp.matrix_transpose(x))),
-}  # fmt: skip
+    "take": lambda x: xp.take(x, tf.constant([1, 1, 0]), axis=0) ** 2,
+    "where": lambda x: xp.where(x > 0, x * x, -x),
+    "clip": lambda x: xp.clip(x, -1.0, 1.0) * x,
+    "matmul": lambda x: xp.matmul(x, xp.matrix_transpose(x)),
+    "solve": lambda x: xp.linalg.solve(xp.eye(2, dtype=x.dtype) * 5 + x[:, :2], x),
+    "cumsum": lambda x: xp.cumulative_sum(x, axis=1) ** 2,
+    "roll": lambda x: xp.roll(x, 1, axis=0) * x,
+    "tensordot": lambda x: xp.tensordot(x, x, axes=((1,), (1,))),
+    "fft": lambda x: xp.abs(xp.fft.rfft(x)) ** 2,
+    "norm": lambda x: xp.linalg.vector_norm(x, axis=1),
+    "svdvals": lambda x: xp.linalg.svdvals(x),
+    "det": lambda x: xp.linalg.det(x[:, :2]),
+    "repeat": lambda x: xp.repeat(x, 2, axis=0) ** 2,
+    "logaddexp": lambda x: xp.logaddexp(x, 2 * x),
+    "hypot": lambda x: xp.hypot(x, x + 1),
+    "pinv": lambda x: xp.linalg.pinv(x),
+    "take_along_axis": lambda x: xp.take_along_axis(x, tf.constant([[0], [2]]), axis=1) ** 2,
+    "diff": lambda x: xp.diff(x, axis=1) ** 2,
+    "qr": lambda x: xp.abs(xp.linalg.qr(x).R),
+    "eigvalsh": lambda x: xp.linalg.eigvalsh(xp.matmul(x, xp.matrix_transpose(x))),
+}
 
 
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
