@@ -504,3 +504,27 @@ def test_information():
     assert not xp.isdtype(xp.int8, ("bool", "real floating"))
     assert xp.can_cast(xp.int8, xp.int16)
     assert not xp.can_cast(xp.float64, xp.float32)
+
+
+def test_signatures_are_those_of_the_standard():
+    import inspect
+
+    import array_api_strict._fft as strict_fft
+    import array_api_strict._linalg as strict_linalg
+
+    later = {"broadcast_shapes", "isin"}  # of the 2025 edition
+    for ours, theirs, names in (
+        (xp, strict, strict.__all__),
+        (xp.linalg, strict_linalg, strict_linalg.__all__),
+        (xp.fft, strict_fft, strict_fft.__all__),
+    ):
+        for name in names:
+            reference = getattr(theirs, name, None)
+            if not inspect.isfunction(reference) or "flags" in name or name in later:
+                continue
+            wanted = [(p.name, p.kind) for p in inspect.signature(reference).parameters.values()]
+            found = [(p.name, p.kind) for p in inspect.signature(getattr(ours, name)).parameters.values()]
+            positional = inspect.Parameter.POSITIONAL_ONLY
+            wanted = [("", kind) if kind is positional else (label, kind) for label, kind in wanted]
+            found = [("", kind) if kind is positional else (label, kind) for label, kind in found]
+            assert found == wanted, name

@@ -79,17 +79,17 @@ def _real_size(dtype: Any) -> int:
     return int(dtype.size // 2 if dtype in COMPLEX else dtype.size)
 
 
-def result_type(*values: Any) -> Any:
+def result_type(*arrays_and_dtypes: Any) -> Any:
     """dtype of combining arrays, dtypes and Python scalars."""
     strong = [
         value.dtype if isinstance(value, (tf.Tensor, tf.Variable)) else as_dtype(value)
-        for value in values
+        for value in arrays_and_dtypes
         if not _is_scalar(value)
     ]
     if not strong:
         raise ValueError("result_type needs at least one array or dtype")
     dtype = functools.reduce(promote, strong)
-    for value in values:
+    for value in arrays_and_dtypes:
         if _is_scalar(value):
             dtype = scalar_dtype(value, dtype)
     return dtype

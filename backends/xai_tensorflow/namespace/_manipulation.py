@@ -57,7 +57,7 @@ def unstack(x: Any, /, *, axis: int = 0) -> Any:
     return tuple(tf.unstack(tensor(x), axis=axis))
 
 
-def expand_dims(x: Any, /, *, axis: Any = 0) -> Any:
+def expand_dims(x: Any, /, axis: Any = 0) -> Any:
     """New axes of length one, positions counted in the result."""
     array = tensor(x)
     axes = axis if isinstance(axis, tuple) else (axis,)
