@@ -39,12 +39,12 @@ class Row:
     method: str
     rows_per_second: float
     ratio_to_loop: float
-    limit: float
+    limit: float | None
     ratio_to_captum: float | None
 
     @property
     def within(self) -> bool:
-        return self.ratio_to_loop <= self.limit
+        return self.limit is None or self.ratio_to_loop <= self.limit
 
 
 def seconds(function: Callable[[], Any]) -> float:
@@ -110,10 +110,11 @@ def measure(case: models.Case, explainers: dict[str, xai.Explainer], repeats: in
 
 def line(row: Row) -> str:
     peer = "" if row.ratio_to_captum is None else f"{row.ratio_to_captum:8.2f}"
+    limit = "" if row.limit is None else f"{row.limit:7.2f}"
     verdict = "" if row.within else "   above the limit"
     return (
         f"{row.case:<22} {row.method:<22} {row.rows_per_second:12.1f} {row.ratio_to_loop:8.2f} "
-        f"{row.limit:7.2f} {peer:>8}{verdict}"
+        f"{limit:>7} {peer:>8}{verdict}"
     )
 
 

@@ -23,7 +23,7 @@ class Case:
     target: int
     loop: Callable[[int, int, int], None]
     wait: Callable[[Any], Any]
-    limit: float
+    limit: float | None
     steps: int
     largest_batch: int
 
@@ -62,7 +62,7 @@ def resnet18() -> Any:
 _LIBRARIES: list[Any] = []
 
 
-def _torch_case(name: str, net: Any, shape: tuple[int, ...], limit: float, steps: int, largest: int) -> Case:
+def _torch_case(name: str, net: Any, shape: tuple[int, ...], limit: float | None, steps: int, largest: int) -> Case:
     import torch
 
     net = net.eval()
@@ -98,7 +98,7 @@ def torch_mlp() -> Case:
     from torch import nn
 
     net = nn.Sequential(nn.Linear(30, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
-    return _torch_case("torch MLP 30", net, (64, 30), 1.3, 256, 1024)
+    return _torch_case("torch MLP 30", net, (64, 30), None, 256, 1024)
 
 
 def _jax_case(name: str, net: Any, shape: tuple[int, ...], steps: int, largest: int) -> Case:
@@ -120,7 +120,7 @@ def _jax_case(name: str, net: Any, shape: tuple[int, ...], steps: int, largest: 
             last.append(forward_step(rows, state))
         jax.block_until_ready(last)
 
-    return Case(name, net, x, 3, loop, jax.block_until_ready, 1.3, steps, largest)
+    return Case(name, net, x, 3, loop, jax.block_until_ready, 1.3 if len(shape) == 4 else None, steps, largest)
 
 
 def jax_cnn() -> Case:
@@ -184,7 +184,7 @@ def _tensorflow_case(name: str, net: Any, shape: tuple[int, ...], steps: int, la
         for _ in range(0, forward - backward, batch):
             forward_step(rows)
 
-    return Case(name, net, x, 3, loop, lambda values: values, 1.3, steps, largest)
+    return Case(name, net, x, 3, loop, lambda values: values, 1.3 if len(shape) == 4 else None, steps, largest)
 
 
 def tensorflow_cnn() -> Case:

@@ -14,7 +14,7 @@ import sys
 import types
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -231,17 +231,20 @@ def settings(owner: Any) -> Hashable:
     return tuple((name, _setting(value)) for name, value in vars(owner).items() if not name.startswith("_"))
 
 
-def captured(function: Any) -> Hashable:
-    """What a Python function takes from outside: its closure, its defaults and the global names it uses."""
+def captured(function: Any, parts: Callable[[Any], Iterable[Any]]) -> Hashable:
+    """What a Python function takes from outside: its closure, its defaults and the global names it uses.
+
+    `parts` gives the modules of a model; of those, `settings` are included.
+    """
     code = getattr(function, "__code__", None)
     if code is None:
         return None
-    cells = []
+    held = [function.__defaults__]
     for cell in function.__closure__ or ():
         with contextlib.suppress(ValueError):  # not yet assigned
-            cells.append(_setting(cell.cell_contents))
-    outside = [_setting(function.__globals__[name]) for name in code.co_names if name in function.__globals__]
-    return tuple(cells), tuple(outside), _setting(function.__defaults__)
+            held.append(cell.cell_contents)
+    held += [function.__globals__[name] for name in code.co_names if name in function.__globals__]
+    return tuple((_setting(value), tuple(settings(part) for part in parts(value))) for value in held)
 
 
 def _setting(value: Any) -> Hashable:

@@ -89,9 +89,16 @@ class TensorFlowBackend(Backend):
 
 def _facts(model: Any) -> Hashable:
     """What compiled code took from the model as constants, and which variables it reads."""
-    if isinstance(model, tf.Module):
-        return tuple(settings(module) for module in (model, *model.submodules))
-    return captured(getattr(model, "__func__", model))
+    parts = _parts(model)
+    return tuple(map(settings, parts)) if parts else captured(getattr(model, "__func__", model), _parts)
+
+
+def _parts(value: Any) -> tuple[Any, ...]:
+    """Modules or Keras layers that a model consists of, itself included."""
+    if isinstance(value, tf.Module):
+        return (value, *value.submodules)
+    layers = getattr(value, "_flatten_layers", None)
+    return tuple(layers()) if callable(layers) else ()
 
 
 def _signature(model: Any) -> Any:

@@ -104,6 +104,22 @@ def test_what_a_function_closes_over_is_read_again():
     assert_close(xai.Gradient()(net, x, target=0).values, 5.0 * np.eye(6)[[0, 0, 0]])
 
 
+def test_models_inside_functions_are_read_again():
+    class Net(tf.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = 2.0
+
+        def __call__(self, x):
+            return self.scale * x
+
+    net, x = Net(), tf.ones((3, 6))
+    function = lambda x: net(x)[:, :2]  # noqa: E731
+    assert_close(xai.Gradient()(function, x, target=0).values, 2.0 * np.eye(6)[[0, 0, 0]])
+    net.scale = 5.0
+    assert_close(xai.Gradient()(function, x, target=0).values, 5.0 * np.eye(6)[[0, 0, 0]])
+
+
 def test_a_stopped_gradient_is_refused():
     with pytest.raises(xai.InputDependenceError):
         xai.Gradient()(lambda x: tf.stop_gradient(x) * 2, tf.ones((2, 6)))
