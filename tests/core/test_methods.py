@@ -11,9 +11,15 @@ from table import SEED, methods
 import xai_core as xai
 from xai_core.testing import assert_close, mlp, weights
 
-array_api_strict.set_array_api_strict_flags(
-    api_version="2024.12", boolean_indexing=False, data_dependent_shapes=False, enabled_extensions=()
-)
+
+@pytest.fixture(autouse=True, scope="module")
+def _strictest():
+    """The strictest flags while this module's tests run: they are global, and other tests need the extensions."""
+    with array_api_strict.ArrayAPIStrictFlags(
+        api_version="2024.12", boolean_indexing=False, data_dependent_shapes=False, enabled_extensions=()
+    ):
+        yield
+
 
 PLACES = {
     "numpy": (np, None),
