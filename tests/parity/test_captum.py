@@ -1,8 +1,8 @@
 """The same numbers as captum on a torchvision ResNet-18 with random weights.
 
-In single precision the points on the path must be rounded alike and meet the model in calls of as many rows (its convolutions
-round differently for other batches), or ReLUs within rounding of zero fall on different sides, which changes the map by
-1e-4: so one sample at a time. In double precision no such unit is met.
+In single precision the points on the path must be rounded alike and meet the model in calls of as many rows (its
+convolutions round differently for other batches), or ReLUs within rounding of zero fall on different sides, which changes
+the map by 1e-4: so one sample at a time. In double precision no such unit is met.
 """
 
 from __future__ import annotations
