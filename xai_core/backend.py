@@ -54,6 +54,9 @@ class Backend(ABC):
     differentiable: ClassVar[bool] = True
     channel_axis: ClassVar[int] = -1
     """Channel axis of image inputs where the model does not say otherwise."""
+    elements_per_call: ClassVar[int] = 3 * 2**16
+    """Input elements per model call on a CPU where no batch_size is given. Measured on convolution nets: calls must be large
+    enough to hide what each costs beside, and small enough for activations to stay in the caches."""
 
     @property
     @abstractmethod

@@ -29,9 +29,8 @@ from xai_core.targets import Pick, Resolve, check_range, host_index
 
 __all__ = ["Problem", "Score", "Work", "gather", "independent", "inspect_values", "is_floating", "open_problem"]
 
-AUTOMATIC_ELEMENTS = {"cpu": 2**16, "accelerator": 2**22}
-"""Input elements per model call where no batch_size is given. Measured on convolution nets: on a CPU, activations that
-stay in its caches win, at 8 to 32 images; accelerators want to be filled."""
+ACCELERATOR_ELEMENTS = 2**22
+"""Input elements per model call on an accelerator where no batch_size is given: it wants to be filled."""
 AUTOMATIC_ROWS = (8, 1024)
 
 _HALVES = ("float16", "bfloat16")
@@ -99,8 +98,9 @@ class Problem:
             return self.bound.model.batch_size
         elements = sum(math.prod(tuple(leaf.shape)[1:]) for leaf in self.leaves)
         low, high = AUTOMATIC_ROWS
-        place = "cpu" if "cpu" in str(getattr(self.leaves[0], "device", "cpu")).lower() else "accelerator"
-        return min(max(AUTOMATIC_ELEMENTS[place] // max(1, elements), low), high)
+        on_cpu = "cpu" in str(getattr(self.leaves[0], "device", "cpu")).lower()
+        limit = self.bound.backend.elements_per_call if on_cpu else ACCELERATOR_ELEMENTS
+        return min(max(limit // max(1, elements), low), high)
 
     def accumulator_dtype(self, leaf: Any) -> Any:
         """dtype of sums over `leaf`: float32 for halves, else its own."""
@@ -114,7 +114,7 @@ class Problem:
     def to_device(self, array: Any, like: Any = None) -> Any:
         """Host numbers on the device, in the accumulating dtype of `like` if given."""
         host = np.asarray(array)
-        return self.bound.to_native(host if like is None else host.astype(self.host_dtype(like)))
+        return self.bound.to_native(host if like is None else host.astype(self.host_dtype(like), copy=False))
 
     def to_host(self, array: Any) -> np.ndarray[Any, Any]:
         return np.asarray(self.bound.to_numpy(array))

@@ -1,15 +1,18 @@
 """Random numbers that belong to a sample and a draw, not to a batch.
 
 Every number is a pure function of `(seed, sample, draw, input)`: Philox generators keyed by `numpy.random.SeedSequence`
-(Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"). Draws come in groups of `GROUP` from one generator,
-because making a generator costs more than the noise of a small input; a draw in the middle of a group is reached by
-drawing the ones before it. Batch size, chunking, framework, device and worker do not enter, and no global random state is
-read or written. Numbers are drawn on the host in float64, so that a float32 and a float64 model see the same noise.
+(Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"). Draws of small inputs come in groups from one generator,
+because making a generator costs more than their noise; a draw in the middle of a group is reached by drawing the ones
+before it. Batch size, chunking, framework, device and worker do not enter, and no global random state is read or written.
+Numbers are drawn on the host in float32 for all models, so that a float32 and a float64 model see the same noise.
 """
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +23,8 @@ from xai_core.errors import OptionError, describe
 __all__ = ["Streams", "check_seed"]
 
 GROUP = 64
+"""Most draws from one generator."""
+_NUMBERS_PER_GROUP = 2**16
 
 _Host = np.ndarray[Any, Any]
 
@@ -64,24 +69,43 @@ class Streams:
         return np.random.Generator(np.random.Philox(np.random.SeedSequence(self.seed, spawn_key=key)))
 
     def normal(self, rows: Sequence[int], draws: Sequence[int], shape: tuple[int, ...], part: int = 0) -> _Host:
-        """Standard normal numbers: (rows, draws, *shape)."""
-        out = np.empty((len(rows), len(draws), *shape))
-        runs = _runs(draws)
+        """Standard normal numbers: (rows, draws, *shape), in single precision, which takes half the time to draw."""
+        out = np.empty((len(rows), len(draws), *shape), dtype=np.float32)
+        numbers = max(1, math.prod(shape))
+        size = max(1, min(GROUP, _NUMBERS_PER_GROUP // numbers))
+        if size == 1:
+            return self._large(out, rows, draws, part)
+        runs = _runs(draws, size)
         for i, row in enumerate(rows):
             for first, last, j in runs:
                 if first > last:  # a repeated draw, which only fills a block up
                     out[i, j] = out[i, j - 1]
                     continue
-                group, place = divmod(first, GROUP)
+                group, place = divmod(first, size)
                 key = (self.keys[row], group, part, shape)
                 position, generator = self._open.pop(key, (0, None))
                 if generator is None or position > place:
                     position, generator = 0, self.generator(row, group, part)
                 for _ in range(place - position):
-                    generator.standard_normal(shape)
-                generator.standard_normal(out=out[i, j : j + last - first + 1])
-                if (last + 1) % GROUP:
-                    self._open[key] = (last % GROUP + 1, generator)
+                    generator.standard_normal(shape, dtype=np.float32)
+                generator.standard_normal(dtype=np.float32, out=out[i, j : j + last - first + 1])
+                if (last + 1) % size:
+                    self._open[key] = (last % size + 1, generator)
+        return out
+
+    def _large(self, out: _Host, rows: Sequence[int], draws: Sequence[int], part: int) -> _Host:
+        """Every draw from a generator of its own, side by side on all cores: NumPy draws without holding the lock."""
+
+        def fill(place: tuple[int, int]) -> None:
+            i, j = place
+            self.generator(rows[i], draws[j], part).standard_normal(dtype=np.float32, out=out[i, j])
+
+        repeated = [j for j in range(1, len(draws)) if draws[j] == draws[j - 1]]
+        places = [(i, j) for i in range(len(rows)) for j in range(len(draws)) if j not in repeated]
+        with ThreadPoolExecutor(min(len(places), os.cpu_count() or 1)) as pool:
+            list(pool.map(fill, places))
+        for j in repeated:
+            out[:, j] = out[:, j - 1]
         return out
 
     def children(self, rows: Sequence[int], draws: Sequence[int]) -> Streams:
@@ -93,13 +117,13 @@ class Streams:
         return Streams(self.seed, tuple(self.keys[row] for row in rows))
 
 
-def _runs(draws: Sequence[int]) -> list[tuple[int, int, int]]:
+def _runs(draws: Sequence[int], size: int) -> list[tuple[int, int, int]]:
     """Consecutive draws inside one group as (first, last, position); a repeated draw as an empty run."""
     runs: list[tuple[int, int, int]] = []
     for j, draw in enumerate(draws):
         if j and draw == draws[j - 1]:
             runs.append((draw, draw - 1, j))
-        elif runs and runs[-1][1] == draw - 1 and runs[-1][0] <= runs[-1][1] and draw % GROUP:
+        elif runs and runs[-1][1] == draw - 1 and runs[-1][0] <= runs[-1][1] and draw % size:
             runs[-1] = (runs[-1][0], draw, runs[-1][2])
         else:
             runs.append((draw, draw, j))

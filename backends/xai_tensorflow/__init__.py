@@ -73,7 +73,7 @@ class TensorFlowBackend(Backend):
         return value, pull
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        # One tf.function for each signature: TensorFlow warns of a function that is traced again for other shapes.
+        # For each signature a tf.function of a Python function of its own: TensorFlow warns of one that is traced again.
         traced: dict[Any, Any] = {}
 
         def call_traced(*arguments: Any) -> Any:
@@ -81,7 +81,7 @@ class TensorFlowBackend(Backend):
             key = tuple(None if leaf is None else (tuple(leaf.shape), leaf.dtype) for leaf in leaves)
             found = traced.get(key)
             if found is None:
-                found = traced[key] = tf.function(function, autograph=False)
+                found = traced[key] = tf.function(lambda *given: function(*given), autograph=False)
             return found(*arguments)
 
         return call_traced

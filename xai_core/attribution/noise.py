@@ -56,6 +56,7 @@ class _NoiseTunnel(Explainer):
         """The result from the mean and the sum of squared deviations of all draws."""
 
     _squares: ClassVar[bool] = False
+    _spread: ClassVar[bool] = False
 
     def attribute(self, problem: Problem) -> Attribution:
         xp, batch = problem.xp, problem.batch
@@ -87,7 +88,7 @@ class _NoiseTunnel(Explainer):
             if mean is None or deviations is None:
                 mean = [xp.zeros_like(value[:batch, ...]) for value in wide]
                 deviations = mean
-            mean, deviations = problem.run(_Moments(self._squares), wide, mask, sizes, mean, deviations)
+            mean, deviations = problem.run(_Moments(self._squares, self._spread), wide, mask, sizes, mean, deviations)
             count += block.size
         if mean is None or deviations is None:
             raise OptionError("`samples` must be positive.", received=describe(self.samples))
@@ -109,12 +110,13 @@ _ADD = _AddNoise()
 
 @dataclass(frozen=True)
 class _Moments:
-    """Kernel: merge a block of draws into the running mean and sum of squared deviations.
+    """Kernel: merge a block of draws into the running mean and, where `spread`, the sum of squared deviations.
 
     Chan, Golub and LeVeque 1979: unlike sums of squares, this loses no digits to cancellation.
     """
 
     squares: bool
+    spread: bool
 
     def __call__(
         self, net: Net, values: list[Any], mask: Any, sizes: Any, means: list[Any], deviations: list[Any]
@@ -128,11 +130,14 @@ class _Moments:
                 draws = draws * draws
             weight = xp.reshape(mask, (1, -1, *(1 for _ in shape[1:])))
             before, added = sizes[0], sizes[1]
-            centre = xp.sum(draws * weight, axis=1) / added
-            scatter = xp.sum(weight * (draws - centre[:, None, ...]) ** 2, axis=1)
+            flat = xp.reshape(draws, (shape[0], tuple(draws.shape)[1], -1))
+            centre = xp.reshape(xp.matmul(mask[None, :], flat), shape) / added
             shift, share = centre - mean, added / (before + added)
             new_means.append(mean + shift * share)
-            new_deviations.append(deviation + scatter + shift * shift * (before * share))
+            if self.spread:
+                scatter = xp.sum(weight * (draws - centre[:, None, ...]) ** 2, axis=1)
+                deviation = deviation + scatter + shift * shift * (before * share)
+            new_deviations.append(deviation)
         return new_means, new_deviations
 
 
@@ -183,6 +188,7 @@ class VarGrad(_NoiseTunnel):
     """
 
     _least_samples: ClassVar[int] = 2
+    _spread: ClassVar[bool] = True
 
     def _moment(self, count: int, mean: list[Any], deviations: list[Any]) -> list[Any]:
         return [deviation / count for deviation in deviations]

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -148,9 +149,7 @@ def run(images: Sequence[Path], out: Path, draws: int = _DRAWS) -> Report:
                 x = framework.inputs(inputs)
                 _moved(warm_up, framework)(framework.model, x, target=report.targets)
                 made = _moved(explainer, framework)
-                start = time.perf_counter()
-                explanation = made(framework.model, x, target=report.targets)
-                seconds = time.perf_counter() - start
+                explanation, seconds = _timed(partial(made, framework.model, x, target=report.targets))
                 ratio = seconds / loops[framework.name].seconds(explanation.rows)
                 values = framework.outputs(np.asarray(explanation.values))
                 report.results.setdefault(method, []).append(Result(framework, explanation, values, seconds, ratio))
@@ -158,6 +157,18 @@ def run(images: Sequence[Path], out: Path, draws: int = _DRAWS) -> Report:
     write(report, out)
     print(f"Report written to {out}")
     return report
+
+
+def _timed(explain: Callable[[], Explanation]) -> tuple[Explanation, float]:
+    """An explanation and its seconds; the best of three where they are few, and chance would decide."""
+    best = float("inf")
+    for _ in range(3):
+        start = time.perf_counter()
+        explanation = explain()
+        best = min(best, time.perf_counter() - start)
+        if best > 0.5:
+            break
+    return explanation, best
 
 
 def explainers(draws: int) -> Iterator[tuple[Explainer, Explainer]]:
