@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,8 @@ class TensorFlowBackend(Backend):
         return value, pull
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        # For each signature a tf.function of a Python function of its own: TensorFlow warns of one that is traced again.
+        # For each signature a tf.function of an object of its own, one without code: TensorFlow counts traces by code
+        # objects, and warns of many.
         traced: dict[Any, Any] = {}
 
         def call_traced(*arguments: Any) -> Any:
@@ -81,7 +83,7 @@ class TensorFlowBackend(Backend):
             key = tuple(None if leaf is None else (tuple(leaf.shape), leaf.dtype) for leaf in leaves)
             found = traced.get(key)
             if found is None:
-                found = traced[key] = tf.function(lambda *given: function(*given), autograph=False)
+                found = traced[key] = tf.function(partial(function), autograph=False)
             return found(*arguments)
 
         return call_traced

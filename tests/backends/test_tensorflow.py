@@ -153,3 +153,25 @@ def test_halves_come_back_as_halves_and_sum_in_single_precision(dtype):
     found = explainer(net, tf.cast(x, dtype), target=0)
     assert found.values.dtype == tf.as_dtype(dtype)
     assert_close(tf.cast(found.values, "float32"), exact, relative=3e-2)
+
+
+def test_many_shapes_cause_no_warning_of_retracing():
+    import logging
+
+    class Warnings(logging.Handler):
+        def __init__(self):
+            super().__init__(logging.WARNING)
+            self.seen = []
+
+        def emit(self, record):
+            self.seen.append(record.getMessage())
+
+    logger, handler = logging.getLogger("tensorflow"), Warnings()
+    logger.addHandler(handler)
+    try:
+        for rows in range(1, 12):
+            xai.Gradient()(lambda x: tf.tanh(x), tf.random.normal((rows, 3)), target=0)
+            xai.Gradient()(tf.tanh, tf.random.normal((rows, 3)), target=0)
+    finally:
+        logger.removeHandler(handler)
+    assert not handler.seen
