@@ -1,4 +1,4 @@
-"""Time explanations against the plain loop of the same model rows, and against captum, side by side in one run.
+"""Time explanations against the plain loop of the same model rows, and against captum and pytorch-grad-cam, in one run.
 
 Each measurement interleaves A B A B on the same inputs and quotes the median of the pairwise ratios. The plain loop runs
 the same number of rows forward and backward in the same framework at the best of several batch sizes, and does nothing
@@ -40,7 +40,7 @@ class Row:
     rows_per_second: float
     ratio_to_loop: float
     limit: float | None
-    ratio_to_captum: float | None
+    ratio_to_peer: float | None
 
     @property
     def within(self) -> bool:
@@ -90,9 +90,9 @@ def measure(case: models.Case, explainers: dict[str, xai.Explainer], repeats: in
             "ours": lambda e=explainer: case.wait(e(case.model, case.x, target=case.target).values),
             "loop": lambda f=forward, b=backward, n=batch: case.loop(f, b, n),
         }
-        peer = models.captum(case, name, explainer)
+        peer = models.peer(case, name, explainer)
         if peer is not None:
-            functions["captum"] = peer
+            functions["peer"] = peer
         times = interleaved(functions, repeats)
         rows.append(
             Row(
@@ -101,7 +101,7 @@ def measure(case: models.Case, explainers: dict[str, xai.Explainer], repeats: in
                 forward / statistics.median(times["ours"]),
                 median_ratio(times["ours"], times["loop"]),
                 case.limit,
-                median_ratio(times["captum"], times["ours"]) if "captum" in times else None,
+                median_ratio(times["peer"], times["ours"]) if "peer" in times else None,
             )
         )
         print(line(rows[-1]), flush=True)
@@ -109,7 +109,7 @@ def measure(case: models.Case, explainers: dict[str, xai.Explainer], repeats: in
 
 
 def line(row: Row) -> str:
-    peer = "" if row.ratio_to_captum is None else f"{row.ratio_to_captum:8.2f}"
+    peer = "" if row.ratio_to_peer is None else f"{row.ratio_to_peer:8.2f}"
     limit = "" if row.limit is None else f"{row.limit:7.2f}"
     verdict = "" if row.within else "   above the limit"
     return (
@@ -124,7 +124,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, help="write the rows as JSON")
     chosen = parser.parse_args()
-    print(f"{'case':<22} {'method':<22} {'rows/s':>12} {'x loop':>8} {'limit':>7} {'captum x':>8}")
+    print(f"{'case':<22} {'method':<22} {'rows/s':>12} {'x loop':>8} {'limit':>7} {'peer x':>8}")
     rows: list[Row] = []
     for name in chosen.case or list(models.CASES):
         case = models.CASES[name]()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partialmethod
 from typing import Any
 
 import numpy as np
 
 import xai_core as xai
 
-__all__ = ["CASES", "Case", "captum", "explainers"]
+__all__ = ["CASES", "Case", "explainers", "peer"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Case:
     limit: float | None
     steps: int
     largest_batch: int
+    layer: str | None = None
+    """A layer with maps, few enough for ScoreCAM."""
 
 
 def explainers(case: Case) -> dict[str, xai.Explainer]:
@@ -42,6 +45,9 @@ def explainers(case: Case) -> dict[str, xai.Explainer]:
         found["Occlusion"] = xai.Occlusion(window=size, stride=size)
     else:
         found["Occlusion"] = xai.Occlusion()
+    if case.layer is not None:
+        found["GradCAM"] = xai.GradCAM()
+        found["ScoreCAM"] = xai.ScoreCAM(layer=case.layer)
     return found
 
 
@@ -62,7 +68,9 @@ def resnet18() -> Any:
 _LIBRARIES: list[Any] = []
 
 
-def _torch_case(name: str, net: Any, shape: tuple[int, ...], limit: float | None, steps: int, largest: int) -> Case:
+def _torch_case(
+    name: str, net: Any, shape: tuple[int, ...], limit: float | None, steps: int, largest: int, layer: str | None = None
+) -> Case:
     import torch
 
     net = net.eval()
@@ -77,11 +85,11 @@ def _torch_case(name: str, net: Any, shape: tuple[int, ...], limit: float | None
             for start in range(0, forward - backward, batch):
                 net(rows[: min(batch, forward - backward - start)])
 
-    return Case(name, net, x, 3, loop, lambda values: values, limit, steps, largest)
+    return Case(name, net, x, 3, loop, lambda values: values, limit, steps, largest, layer)
 
 
 def torch_resnet18() -> Case:
-    return _torch_case("torch ResNet-18 224", resnet18(), (1, 3, 224, 224), 1.05, 32, 32)
+    return _torch_case("torch ResNet-18 224", resnet18(), (1, 3, 224, 224), 1.05, 32, 32, "layer1")
 
 
 def torch_cnn() -> Case:
@@ -91,7 +99,7 @@ def torch_cnn() -> Case:
         nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
         nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64 * 64, 10),
     )  # fmt: skip
-    return _torch_case("torch CNN 32", net, (8, 3, 32, 32), 1.3, 64, 512)
+    return _torch_case("torch CNN 32", net, (8, 3, 32, 32), 1.3, 64, 512, "6")
 
 
 def torch_mlp() -> Case:
@@ -101,7 +109,7 @@ def torch_mlp() -> Case:
     return _torch_case("torch MLP 30", net, (64, 30), None, 256, 1024)
 
 
-def _jax_case(name: str, net: Any, shape: tuple[int, ...], steps: int, largest: int) -> Case:
+def _jax_case(name: str, net: Any, shape: tuple[int, ...], steps: int, largest: int, layer: str | None = None) -> Case:
     import jax
     import jax.numpy as jnp
     from flax import nnx
@@ -120,7 +128,8 @@ def _jax_case(name: str, net: Any, shape: tuple[int, ...], steps: int, largest: 
             last.append(forward_step(rows, state))
         jax.block_until_ready(last)
 
-    return Case(name, net, x, 3, loop, jax.block_until_ready, 1.3 if len(shape) == 4 else None, steps, largest)
+    limit = 1.3 if len(shape) == 4 else None
+    return Case(name, net, x, 3, loop, jax.block_until_ready, limit, steps, largest, layer)
 
 
 def jax_cnn() -> Case:
@@ -141,7 +150,7 @@ def jax_cnn() -> Case:
             x = nnx.max_pool(x, (2, 2), (2, 2))
             return self.d(x.reshape(x.shape[0], -1))
 
-    return _jax_case("JAX CNN 32", Net(), (8, 32, 32, 3), 64, 512)
+    return _jax_case("JAX CNN 32", Net(), (8, 32, 32, 3), 64, 512, "c")
 
 
 def jax_mlp() -> Case:
@@ -235,10 +244,32 @@ CASES: dict[str, Callable[[], Case]] = {
 }
 
 
-def captum(case: Case, method: str, explainer: xai.Explainer) -> Callable[[], Any] | None:
-    """The same work by captum at its best settings, where it is installed, the model is torch, and it has the method."""
+def grad_cam(case: Case, method: str) -> Callable[[], Any] | None:
+    """The same map by pytorch-grad-cam, where it is installed."""
+    try:
+        import pytorch_grad_cam as peer
+        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+    except ImportError:
+        return None
+    from tqdm import tqdm
+
+    name = case.layer if method == "ScoreCAM" else ("layer4" if "ResNet" in case.name else "6")
+    targets = [ClassifierOutputTarget(case.target)] * int(case.x.shape[0])
+
+    def run() -> Any:
+        with getattr(peer, method)(model=case.model, target_layers=[case.model.get_submodule(name)]) as cam:
+            return cam(input_tensor=case.x.clone(), targets=targets)
+
+    tqdm.__init__ = partialmethod(tqdm.__init__, disable=True)  # type: ignore[method-assign]
+    return run
+
+
+def peer(case: Case, method: str, explainer: xai.Explainer) -> Callable[[], Any] | None:
+    """The same work by captum or pytorch-grad-cam at their best settings, where the model is torch and they have it."""
     if not case.name.startswith("torch"):
         return None
+    if method in ("GradCAM", "ScoreCAM"):
+        return grad_cam(case, method)
     try:
         from captum import attr
     except ImportError:

@@ -8,7 +8,23 @@
 from importlib.metadata import version as _version
 
 from xai_core.attribution.base import Explainer, methods
+from xai_core.attribution.cam import (
+    CAM,
+    AblationCAM,
+    EigenCAM,
+    EigenGradCAM,
+    GradCAM,
+    GradCAMPlusPlus,
+    HiResCAM,
+    LayerCAM,
+    NormGrad,
+    ScoreCAM,
+    SmoothGradCAMPlusPlus,
+    XGradCAM,
+)
 from xai_core.attribution.gradient import Gradient, InputXGradient
+from xai_core.attribution.guided_path import BlurIntegratedGradients, GuidedIntegratedGradients, SmoothTaylor
+from xai_core.attribution.layerwise import Conductance, GradientXActivation, InternalInfluence, LayerActivation
 from xai_core.attribution.noise import SmoothGrad, SquareGrad, VarGrad
 from xai_core.attribution.occlusion import Occlusion
 from xai_core.attribution.path import ExpectedGradients, IntegratedGradients
@@ -21,6 +37,7 @@ from xai_core.errors import (
     InputDependenceError,
     InputError,
     IntegerInputError,
+    LayerError,
     ModelError,
     NonFiniteError,
     OptionError,
@@ -32,7 +49,8 @@ from xai_core.errors import (
 )
 from xai_core.explain import explain
 from xai_core.explanation import Explanation, load
-from xai_core.model import Model, wrap
+from xai_core.layers import Layer, LayerTable
+from xai_core.model import Model, layers, wrap
 
 GradientSHAP = ExpectedGradients
 SlidingPatch = Occlusion
@@ -40,41 +58,64 @@ SlidingPatch = Occlusion
 __version__ = _version("xai-core")
 
 __all__ = [
+    "CAM",
+    "AblationCAM",
     "BackendError",
     "Baseline",
     "BaselineError",
     "Blur",
+    "BlurIntegratedGradients",
     "CapabilityError",
+    "Conductance",
     "ConvergenceError",
+    "EigenCAM",
+    "EigenGradCAM",
     "ExpectedGradients",
     "Explainer",
     "Explanation",
+    "GradCAM",
+    "GradCAMPlusPlus",
     "Gradient",
     "GradientSHAP",
+    "GradientXActivation",
+    "GuidedIntegratedGradients",
+    "HiResCAM",
     "InputDependenceError",
     "InputError",
     "InputXGradient",
     "IntegerInputError",
     "IntegratedGradients",
+    "InternalInfluence",
+    "Layer",
+    "LayerActivation",
+    "LayerCAM",
+    "LayerError",
+    "LayerTable",
     "Mean",
     "Model",
     "ModelError",
     "Noise",
     "NonFiniteError",
+    "NormGrad",
     "Occlusion",
     "OptionError",
     "OutputError",
     "Sample",
+    "ScoreCAM",
     "SlidingPatch",
     "SmoothGrad",
+    "SmoothGradCAMPlusPlus",
+    "SmoothTaylor",
     "SquareGrad",
     "TargetError",
     "TrainingModeError",
     "UnknownNameError",
     "VarGrad",
+    "XGradCAM",
     "XaiError",
     "Zero",
     "explain",
+    "layers",
     "load",
     "methods",
     "wrap",

@@ -17,17 +17,22 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, ClassVar
 
 import numpy as np
 
 from xai_core.errors import BackendError, describe
+from xai_core.layers import Tree, Visitor
+from xai_core.structure import flatten
 
 __all__ = [
     "Adapted",
+    "Around",
     "Backend",
     "Identity",
+    "Tapped",
     "available",
     "backend_of_array",
     "backend_of_model",
@@ -38,6 +43,10 @@ __all__ = [
 ]
 
 Pull = Callable[[Any], list[Any]]
+Around = Callable[[str, str, Callable[[Any], Any], Any], Any]
+"""`around(path, operation, compute, given)`: `compute(given)`, one layer of a model, with what goes in and out shown."""
+Tapped = Callable[[Any, Any, Visitor, Callable[[Any], Any]], Any]
+"""`tapped(params, x, visitor, pick)`: see `Adapted.tapped`."""
 
 
 class Backend(ABC):
@@ -100,6 +109,27 @@ class Backend(ABC):
         """`function`, compiled if the framework compiles. Arguments are nested lists and tuples of arrays, or None."""
         return function
 
+    def abstract(self, function: Callable[..., Any], *arguments: Any) -> None:
+        """Run `function(*arguments)` for what it does on the host, computing as little as the framework can."""
+        function(*arguments)
+
+    @property
+    def tree(self) -> Tree:
+        """How layers of this framework hold arrays in what they take and return."""
+        return Tree(partial(_arrays, self.owns), partial(_replace, self.owns))
+
+    def tapped(self, marked: Callable[[Any, Any, Around], Any]) -> Tapped:
+        """`Adapted.tapped` of a model from `marked(params, x, around)`, which runs it and each layer through `around`."""
+        tree = self.tree
+
+        def run(params: Any, x: Any, visitor: Visitor, pick: Callable[[Any], Any]) -> Any:
+            def around(path: str, operation: str, compute: Callable[[Any], Any], given: Any) -> Any:
+                return visitor.around(path, operation, compute, given, tree)
+
+            return pick(marked(params, x, around))
+
+        return run
+
     def depends(self, function: Callable[..., Any], params: Any, leaves: list[Any]) -> bool:
         """Whether `function(params, leaves)` depends on any leaf; asked only when a whole explanation came out as zero.
 
@@ -113,6 +143,20 @@ class Backend(ABC):
 
 def _read_nothing(x: Any) -> tuple[Any, Hashable]:
     return (), None
+
+
+def _arrays(owns: Callable[[Any], bool], value: Any) -> list[Any]:
+    return [leaf for leaf in flatten(value)[0] if owns(leaf)]
+
+
+def _replace(owns: Callable[[Any], bool], value: Any, arrays: list[Any]) -> Any:
+    leaves, structure = flatten(value)
+    remaining = iter(arrays)
+    return structure.rebuild([next(remaining) if owns(leaf) else leaf for leaf in leaves])
+
+
+def _locate_nothing(layer: Any) -> str | None:
+    return None
 
 
 def _no_check(leaves: list[Any]) -> None:
@@ -145,6 +189,11 @@ class Adapted:
     sequence_axis
         Channel axis of inputs (batch, a, b), if it is another: last for sequences of vectors, 1 for signals that are
         convolved in PyTorch.
+    tapped
+        `tapped(params, x, visitor, pick)`: `pick(apply(params, x))` with a `Visitor` told of every layer on the way;
+        `None` if the layers of this kind of model cannot be followed.
+    locate
+        Path of a layer that is given as the object itself; `None` if it is none of this model's.
     """
 
     backend: Backend
@@ -156,6 +205,8 @@ class Adapted:
     device: Any = None
     channel_axis: int = -1
     sequence_axis: int | None = None
+    tapped: Tapped | None = None
+    locate: Callable[[Any], str | None] = _locate_nothing
 
 
 @functools.cache
@@ -228,8 +279,8 @@ class Identity:
 def settings(owner: Any) -> Hashable:
     """What an object's public attributes say about how it computes: numbers and texts by value, the rest by identity.
 
-    Goes into `Adapted.read`, so that code compiled before somebody changed an activation, a constant or a variable of the
-    model is not used afterwards.
+    Goes into `Adapted.read`, so that code compiled before somebody changed an activation, a constant or a variable of
+    the model is not used afterwards.
     """
     return tuple((name, _setting(value)) for name, value in vars(owner).items() if not name.startswith("_"))
 

@@ -153,6 +153,10 @@ def resolve_baseline(problem: Problem, baseline: Any) -> list[Any]:
     BaselineError
         If it does not broadcast to the inputs, has another structure, or is not finite.
     """
+    if problem.origin is not None and problem.bound.layer is not None:
+        # Given as for the inputs: what the layer makes of it is the baseline there.
+        found = problem.origin.read([problem.bound.layer], resolve_baseline(problem.origin, baseline))
+        return [*found, *problem.leaves[1:]]
     structure = problem.bound.structure
     if callable(baseline) and not isinstance(baseline, Baseline):
         baseline = baseline(structure.rebuild(problem.leaves))
@@ -206,13 +210,15 @@ def _misfit(label: str, leaf: Any, part: Any) -> BaselineError:
 
 
 def resolve_background(problem: Problem, background: Any) -> list[Any]:
-    """Leaves of a data set of the same structure and sample shape as the inputs.
+    """Leaves of a data set of the same structure and sample shape as the inputs; behind a layer, its value there.
 
     Raises
     ------
     BaselineError
         If it is missing, empty or of another structure or shape.
     """
+    if problem.origin is not None and problem.bound.layer is not None:
+        return problem.origin.read([problem.bound.layer], resolve_background(problem.origin, background))
     structure = problem.bound.structure
     if background is None:
         raise BaselineError(

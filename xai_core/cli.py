@@ -59,6 +59,12 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--plot", type=Path, help="write a picture (.png, .pdf, .svg)")
     explain.set_defaults(run=_explain)
 
+    layers = commands.add_parser("layers", help="list the layers of a model that can be named")
+    layers.add_argument("model", help="package.module:object, model.keras or a SavedModel folder")
+    layers.add_argument("input", type=Path, help=".npy file of inputs, batch first")
+    layers.add_argument("--backend", help="framework of a plain function")
+    layers.set_defaults(run=_layers)
+
     demo = commands.add_parser("demo", help="explain photographs in every installed framework and compare")
     demo.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="default: a cat and a cup of coffee")
     demo.add_argument("--out", type=Path, default=Path("report.html"), help="report to write (default: %(default)s)")
@@ -99,12 +105,7 @@ def _explain(chosen: argparse.Namespace) -> int:
     import xai_core as xai
 
     model = xai.wrap(_model(chosen.model), backend=chosen.backend, batch_size=chosen.batch_size)
-    try:
-        x = np.load(chosen.input, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"The inputs could not be read: {error}", received=str(chosen.input), fix="numpy.save('x.npy', x)"
-        ) from error
+    x = _input(chosen.input)
     options = dict(_option(text) for text in chosen.option)
     explanation = xai.explain(model, x, method=chosen.method, target=chosen.target, seed=chosen.seed, **options)
     print(explanation)
@@ -116,6 +117,22 @@ def _explain(chosen: argparse.Namespace) -> int:
     if chosen.plot is not None:
         explanation.plot(chosen.plot)
     return 0
+
+
+def _layers(chosen: argparse.Namespace) -> int:
+    import xai_core as xai
+
+    print(xai.layers(xai.wrap(_model(chosen.model), backend=chosen.backend), _input(chosen.input)))
+    return 0
+
+
+def _input(path: Path) -> Any:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"The inputs could not be read: {error}", received=str(path), fix="numpy.save('x.npy', x)"
+        ) from error
 
 
 def _option(text: str) -> tuple[str, Any]:

@@ -96,6 +96,10 @@ class UnknownNameError(XaiError, LookupError):
     """No method, metric, layer or backend of that name exists."""
 
 
+class LayerError(UnknownNameError):
+    """No such layer, or none that can be told from others or followed."""
+
+
 class ConvergenceError(XaiError, ArithmeticError):
     """The stated tolerance was not reached within the allowed model rows."""
 

@@ -31,7 +31,7 @@ def make(method: str | Explainer, options: dict[str, Any]) -> Explainer:
             )
         return method
     found = explainer_class(method)
-    known = [entry.name for entry in fields(found)]  # type: ignore[arg-type]
+    known = [entry.name for entry in fields(found)]
     unknown = [name for name in options if name not in known]
     if unknown:
         raise OptionError(

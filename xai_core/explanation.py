@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xai_core.errors import InputError, XaiError, describe
+from xai_core.layers import Layer, parse
 from xai_core.structure import flatten
 
 if TYPE_CHECKING:
@@ -51,6 +52,9 @@ class Explanation:
         Channel axis of image inputs.
     coverage
         For rule methods, how many operations each rule hit.
+    layer
+        Layer whose value was explained, as text; `values` then is one array, of the shape of that value, or for the CAM
+        methods a map with one channel of the size of the input.
     """
 
     values: Any
@@ -63,6 +67,7 @@ class Explanation:
     rows: tuple[int, int] = (0, 0)
     channel_axis: int = -1
     coverage: Mapping[str, int] = field(default_factory=dict)
+    layer: str | None = None
 
     def __len__(self) -> int:
         """Number of explained samples."""
@@ -79,7 +84,7 @@ class Explanation:
         return dataclasses.replace(self, **parts)
 
     def plot(self, path: str | Path | None = None, *, samples: int | None = None, names: Any = None) -> Any:
-        """Draw input and attributions of each sample: heat for images, bars for tables, lines for signals.
+        """Draw input and attributions of each sample: heat for images and words, bars for tables, lines for signals.
 
         Parameters
         ----------
@@ -88,7 +93,7 @@ class Explanation:
         samples
             How many samples to draw, from the first; default: at most eight.
         names
-            Names of features (tables).
+            Names of features (tables); for token ids a function `id -> text`, or a list of texts for each sample.
 
         Returns
         -------
@@ -115,6 +120,7 @@ class Explanation:
             "rows": list(self.rows),
             "channel_axis": self.channel_axis,
             "coverage": dict(self.coverage),
+            "layer": self.layer,
             "explainer": _encode_explainer(self.explainer, arrays),
         }
         for name in ("values", "inputs", "target", "score", "residual"):
@@ -133,6 +139,8 @@ class Explanation:
         rows += [(f"values of {structure.label(i)}", describe(leaf)) for i, leaf in enumerate(leaves)]
         rows.append(("target", _brief(self.target)))
         rows.append(("score", _brief(self.score)))
+        if self.layer is not None:
+            rows.append(("layer", self.layer))
         if self.residual is not None:
             rows.append(("residual", _brief(self.residual)))
         table = "".join(
@@ -180,6 +188,7 @@ def load(path: str | Path) -> Explanation:
             rows=(meta["rows"][0], meta["rows"][1]),
             channel_axis=meta["channel_axis"],
             coverage=meta["coverage"],
+            layer=meta.get("layer"),
             **parts,
         )
     except (KeyError, ValueError, OSError) as error:
@@ -233,6 +242,8 @@ def _encode(value: Any, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
     from xai_core.attribution.base import Explainer
     from xai_core.baselines import Baseline
 
+    if isinstance(value, Layer):
+        return {"kind": "layer", "value": str(value)}
     if isinstance(value, Explainer):
         return {"kind": "explainer", "value": _encode_explainer(value, arrays)}
     if isinstance(value, Baseline) and type(value).__module__ == "xai_core.baselines":
@@ -250,6 +261,8 @@ def _decode(node: Any, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
         return wide.view(np.float32)
     if kind in ("plain", "named"):
         return node["value"]
+    if kind == "layer":
+        return parse(node["value"])
     if kind == "dict":
         return {key: _decode(item, arrays) for key, item in node["items"]}
     if kind == "explainer":

@@ -38,6 +38,7 @@ KINDS = {
     "stop": "its input, through which no derivative is to flow: stop_gradient, detach",
     "cut": "a result that has no derivative: comparison, argmax, rounding, sign, integers made of floats, shapes, random "
     "numbers",
+    "mark": "its input as it is: where a layer begins or ends",
     "control": "loops and branches with operations inside",
     "unknown": "anything else",
 }
@@ -171,25 +172,33 @@ class GraphBuilder:
         """Path of the innermost layer that is open."""
         return self._open[-1][0] if self._open else ""
 
-    def enter(self, path: str, given: Sequence[int]) -> None:
-        """A layer is called with these values."""
+    def enter(self, path: str, given: Sequence[int]) -> list[int]:
+        """A layer is called with these values; returns what they are called inside of it.
+
+        They get numbers of their own, because a value may be used beside the layer as well.
+        """
         call = self._counts[path] = self._counts.get(path, 0) + 1
         self._open.append((path, call))
-        self._note(path, call, "input", given)
+        return self._mark(path, call, "input", given)
 
-    def leave(self, path: str, made: Sequence[int]) -> None:
-        """A layer returns these values; one that was given none begins here."""
+    def leave(self, path: str, made: Sequence[int]) -> list[int]:
+        """A layer returns these values; one that was given none begins here. Returns what they are called from now on."""
         for place in range(len(self._open) - 1, -1, -1):
             if self._open[place][0] == path:
                 call = self._open.pop(place)[1]
                 break
         else:
             call = self._counts[path] = self._counts.get(path, 0) + 1
-        self._note(path, call, "output", made)
+        return self._mark(path, call, "output", made)
 
-    def _note(self, path: str, call: int, io: str, values: Sequence[int]) -> None:
+    def _mark(self, path: str, call: int, io: str, values: Sequence[int]) -> list[int]:
+        found = []
         for part, number in enumerate(values):
-            self.layers[Layer(path, call, io, part)] = number
+            shape, dtype = self.shapes[number], self.dtypes[number]
+            (inner,) = self.node("mark", io, [number], [(shape, dtype)], _same, path=path)
+            self.layers[Layer(path, call, io, part)] = inner
+            found.append(inner)
+        return found
 
     def build(self, inputs: Sequence[int], output: int) -> Graph:
         """The graph."""
@@ -203,6 +212,10 @@ class GraphBuilder:
             self.dtypes,
             self.layers,
         )
+
+
+def _same(array: Any) -> Sequence[Any]:
+    return (array,)
 
 
 def along_axes(axes: Mapping[int, int]) -> Callable[[Any, Any, Any], Any]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,15 +18,17 @@ from xai_core.errors import (
     BackendError,
     CapabilityError,
     InputError,
+    LayerError,
     ModelError,
     OptionError,
     OutputError,
     XaiError,
     describe,
 )
+from xai_core.layers import Layer, LayerTable, Reached, Tape, Visitor, find, parse
 from xai_core.structure import Structure, flatten
 
-__all__ = ["Bound", "Model", "Net", "bind", "wrap"]
+__all__ = ["Bound", "Model", "Net", "bind", "layers", "wrap"]
 
 _COMPILED_PER_MODEL = 256
 
@@ -76,11 +79,92 @@ class Model:
 
     def __call__(self, x: Any) -> Any:
         """Scores for `x`: the model's output with `output=` applied, one call for the whole batch."""
+        with self._bound(x) as (bound, leaves, out):
+            return out(bound.run(_CALL, leaves))
+
+    def read(self, x: Any, layers: Sequence[Any]) -> dict[str, Any]:
+        """Values at several layers in one pass, by the names they were asked for.
+
+        Parameters
+        ----------
+        x
+            Inputs, batch first.
+        layers
+            Layers as for `layer=` of an explainer.
+
+        Returns
+        -------
+        dict
+            One array for each layer, of the framework, or of NumPy if `x` is.
+
+        Raises
+        ------
+        LayerError
+            If a layer is not one of this model's.
+        """
+        with self._bound(x) as (bound, leaves, out):
+            found = [bound.find(layer, leaves) for layer in layers]
+            values = bound.run(_Read(tuple(found)), leaves)
+            names = [spec if isinstance(spec, str) else str(layer) for spec, layer in zip(layers, found, strict=True)]
+            return {name: out(value) for name, value in zip(names, values, strict=True)}
+
+    def edit(self, x: Any, edits: Mapping[Any, Callable[[Any], Any]]) -> Any:
+        """Scores for `x` with the values of layers replaced by functions of them.
+
+        Parameters
+        ----------
+        x
+            Inputs, batch first.
+        edits
+            For each layer a function of arrays of the framework, `value -> value` of the same shape.
+
+        Raises
+        ------
+        LayerError
+            If a layer is not one of this model's.
+        OptionError
+            If a function changes the shape.
+        """
+        with self._bound(x) as (bound, leaves, out):
+            found = tuple((bound.find(layer, leaves), function) for layer, function in edits.items())
+            return out(bound.run(_Edit(found), leaves))
+
+    def pullback(self, x: Any, layer: Any, cotangent: Any) -> Any:
+        """Gradient of `sum(cotangent * scores)` with respect to the value of a layer.
+
+        Parameters
+        ----------
+        x
+            Inputs, batch first.
+        layer
+            A layer as for `layer=` of an explainer.
+        cotangent
+            An array of the shape of the scores.
+
+        Raises
+        ------
+        LayerError
+            If the layer is not one of this model's.
+        CapabilityError
+            If the model has no gradients.
+        """
+        with self._bound(x) as (bound, leaves, out):
+            bound.require_gradient("A pullback")
+            chosen = bound.find(layer, leaves)
+            return out(bound.run(_PullAt(chosen), leaves, bound.to_native(cotangent)))
+
+    @contextmanager
+    def _bound(self, x: Any) -> Iterator[tuple[Bound, list[Any], Callable[[Any], Any]]]:
+        """The model bound for one call, its inputs there, and what makes results of the kind of the inputs."""
         leaves, structure = flatten(x)
         bound, native = bind(self, leaves, structure)
         with bound.running(native):
-            outputs = bound.run(_CALL, native)
-        return bound.to_numpy(outputs) if all(isinstance(leaf, np.ndarray) for leaf in leaves) else outputs
+            host = all(isinstance(leaf, np.ndarray) for leaf in leaves)
+            yield bound.at_neuron(None, native), native, bound.to_numpy if host else _same
+
+
+def _same(array: Any) -> Any:
+    return array
 
 
 def wrap(
@@ -146,6 +230,32 @@ def wrap(
     return Model(model, _adapt(model, backend, params), output, channel_axis, batch_size, params)
 
 
+def layers(model: Any, x: Any) -> LayerTable:
+    """The layers of a model that can be named, in the order in which their calls end.
+
+    Parameters
+    ----------
+    model
+        A model as in `wrap`, raw or wrapped.
+    x
+        Inputs, batch first; the model runs on the first sample.
+
+    Returns
+    -------
+    LayerTable
+        Rows with `name` (what to write for `layer=`), `operation`, `shapes` and `spatial`; prints as a table.
+
+    Raises
+    ------
+    CapabilityError
+        If the layers of this kind of model cannot be followed.
+    """
+    leaves, structure = flatten(x)
+    bound, native = bind(model, leaves, structure)
+    with bound.running(native):
+        return bound.layers(native)
+
+
 def _adapt(model: Any, backend: str | None, params: Any) -> Adapted | None:
     if backend is not None:
         return load_backend(backend).adapt(model, params)
@@ -200,6 +310,24 @@ def _to_native(adapted: Adapted, leaf: Any, label: str) -> Any:
     )
 
 
+class _Latest:
+    """The last eager run up to some layers, for calls that go on from there with the same arrays."""
+
+    def __init__(self) -> None:
+        self._leaves: list[Any] = []
+        self._layers: tuple[Layer, ...] = ()
+        self.tape: Tape | None = None
+        self.visitor: Any = None
+
+    def holds(self, leaves: list[Any], layers: Sequence[Layer]) -> bool:
+        same = len(leaves) == len(self._leaves) and all(a is b for a, b in zip(leaves, self._leaves, strict=True))
+        return self.visitor is not None and same and tuple(layers) == self._layers
+
+    def keep(self, leaves: list[Any], layers: Sequence[Layer], tape: Tape | None, visitor: Visitor) -> None:
+        # The arrays are held too: an array that has gone may give its identity to another.
+        self._leaves, self._layers, self.tape, self.visitor = list(leaves), tuple(layers), tape, visitor
+
+
 @dataclass(frozen=True, eq=False)
 class Net:
     """The model inside a kernel: traceable, in terms of input leaves.
@@ -212,22 +340,18 @@ class Net:
     call: Callable[[Any], Any]
     structure: Structure
     output: Any
+    tapped: Callable[[Any, Visitor, Callable[[Any], Any]], Any] | None = None
+    latest: _Latest | None = None
 
-    def __call__(self, leaves: list[Any]) -> Any:
-        """Scores for a batch of rows: (rows, ...)."""
-        try:
-            raw = self.call(self.structure.rebuild(leaves))
-        except XaiError:
-            raise
-        except Exception as error:
-            received = describe(self.structure.rebuild(leaves))
-            raise ModelError(
-                f"The model failed when it was called: {type(error).__name__}: {error}",
-                received=f"inputs: {received}",
-                fix="call the model itself with these inputs and see that it works; "
-                "a JAX or TensorFlow function must also work under jax.jit or tf.function.",
-            ) from error
-        scores = select(raw, self.output, self.backend)
+    def __call__(self, leaves: list[Any], visitor: Visitor | None = None) -> Any:
+        """Scores for a batch of rows, (rows, ...); `visitor` follows the run through the model's layers."""
+        neuron = self.output if isinstance(self.output, Layer) else None
+        if neuron is not None:
+            visitor = Visitor() if visitor is None else visitor
+            visitor.read(neuron)
+        scores = self._run(leaves, visitor)
+        if neuron is not None and visitor is not None:
+            scores = visitor.value_of(neuron)
         rows = int(tuple(leaves[0].shape)[0])
         shape = tuple(scores.shape)
         if not shape or shape[0] != rows:
@@ -238,9 +362,101 @@ class Net:
             )
         return scores
 
+    def follow(self, leaves: list[Any], visitor: Visitor) -> None:
+        """Run the model for what the visitor sees, whatever it returns."""
+        self._run(leaves, visitor, lambda raw: None)
+
+    def _run(self, leaves: list[Any], visitor: Visitor | None, pick: Callable[[Any], Any] | None = None) -> Any:
+        x = self.structure.rebuild(leaves)
+        try:
+            if visitor is None:
+                return self._pick(self.call(x))
+            if self.tapped is None:
+                raise CapabilityError(
+                    "The layers of this model cannot be followed.",
+                    received=f"a model of backend {self.backend.name}",
+                    fix="pass the framework's own model object instead of a function that calls it; in a plain JAX function "
+                    'name values with xai_jax.tap(value, "name").',
+                )
+            return self.tapped(x, visitor, pick or self._pick)
+        except (XaiError, Reached):
+            raise
+        except Exception as error:
+            raise ModelError(
+                f"The model failed when it was called: {type(error).__name__}: {error}",
+                received=f"inputs: {describe(x)}",
+                fix="call the model itself with these inputs and see that it works; "
+                "a JAX or TensorFlow function must also work under jax.jit or tf.function.",
+            ) from error
+
+    def _pick(self, raw: Any) -> Any:
+        return None if isinstance(self.output, Layer) else select(raw, self.output, self.backend)
+
+    def read(self, leaves: list[Any], layers: Sequence[Layer]) -> list[Any]:
+        """Values at layers."""
+        visitor = Visitor(reads=layers, stop=not self.backend.compiles)
+        with suppress(Reached):
+            self.follow(leaves, visitor)
+        return [visitor.value_of(layer) for layer in layers]
+
+    def tap(self, leaves: list[Any], layers: Sequence[Layer]) -> tuple[list[Any], Callable[[list[Any]], Any]]:
+        """Values at layers, and the scores as a function of other values there.
+
+        Where the framework compiles, running twice costs nothing: what one run has in common with the other is merged,
+        and what is not used falls away. Elsewhere the second run goes on where the first one stopped.
+        """
+        eager = not self.backend.compiles
+        if eager and self.latest is not None and self.latest.holds(leaves, layers):
+            tape, visitor = self.latest.tape, self.latest.visitor
+        else:
+            tape = Tape() if eager else None
+            visitor = Visitor(reads=layers, stop=eager, tape=tape)
+            with suppress(Reached):
+                self.follow(leaves, visitor)
+            if eager and self.latest is not None:
+                self.latest.keep(leaves, layers, tape, visitor)
+
+        def resume(values: list[Any]) -> Any:
+            edits = {layer: partial(_instead, value) for layer, value in zip(layers, values, strict=True)}
+            return self(leaves, Visitor(edits=edits, tape=tape, resume=eager))
+
+        return [visitor.value_of(layer) for layer in layers], resume
+
     def pullback(self, leaves: list[Any], head: Callable[[Any], Any]) -> tuple[Any, Pull]:
         """`head(scores)` and the map from its cotangent to one gradient per leaf."""
         return self.backend.vjp(lambda inner: head(self(inner)), leaves)
+
+
+def _instead(value: Any, old: Any) -> Any:
+    return value
+
+
+@dataclass(frozen=True, eq=False)
+class LayerNet:
+    """The part of a model behind a layer, as a kernel sees it: the first leaf is the layer's value, the inputs follow.
+
+    Inputs are constants here: derivatives are with respect to the layer's value alone.
+    """
+
+    net: Net
+    layer: Layer
+
+    @property
+    def xp(self) -> Any:
+        return self.net.xp
+
+    @property
+    def backend(self) -> Backend:
+        return self.net.backend
+
+    def __call__(self, leaves: list[Any]) -> Any:
+        _, resume = self.net.tap(leaves[1:], [self.layer])
+        return resume(leaves[:1])
+
+    def pullback(self, leaves: list[Any], head: Callable[[Any], Any]) -> tuple[Any, Pull]:
+        _, resume = self.net.tap(leaves[1:], [self.layer])
+        value, pull = self.net.backend.vjp(lambda inner: head(resume(inner)), leaves[:1])
+        return value, lambda cotangent: [*pull(cotangent), *(None for _ in leaves[1:])]
 
 
 def select(raw: Any, output: Any, backend: Backend) -> Any:
@@ -300,6 +516,39 @@ class _Call:
 _CALL = _Call()
 
 
+@dataclass(frozen=True)
+class _Read:
+    """Kernel: values at layers."""
+
+    layers: tuple[Layer, ...]
+
+    def __call__(self, net: Net, leaves: list[Any]) -> list[Any]:
+        return net.read(leaves, self.layers)
+
+
+@dataclass(frozen=True)
+class _Edit:
+    """Kernel: scores with edited layers."""
+
+    edits: tuple[tuple[Layer, Callable[[Any], Any]], ...]
+
+    def __call__(self, net: Net, leaves: list[Any]) -> Any:
+        return net(leaves, Visitor(edits=dict(self.edits)))
+
+
+@dataclass(frozen=True)
+class _PullAt:
+    """Kernel: the gradient at a layer that a cotangent of the scores has."""
+
+    layer: Layer
+
+    def __call__(self, net: Net, leaves: list[Any], cotangent: Any) -> Any:
+        values, resume = net.tap(leaves, [self.layer])
+        _, pull = net.backend.vjp(resume, values)
+        gradient = pull(cotangent)[0]
+        return net.xp.zeros_like(values[0]) if gradient is None else gradient
+
+
 @dataclass(frozen=True, eq=False)
 class Bound:
     """A model with the parameters it has now, for inputs of one structure."""
@@ -309,10 +558,13 @@ class Bound:
     structure: Structure
     params: Any
     static: Hashable
+    layer: Layer | None = None
     _cache: _Compiled = field(init=False)
+    _latest: _Latest = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_cache", _compiled_for(self.adapted.anchor))
+        object.__setattr__(self, "_latest", _Latest())
         # Compared once here, by identity from then on: the description of a large model is slow to compare.
         object.__setattr__(self, "static", self._cache.intern(self.static))
 
@@ -367,52 +619,134 @@ class Bound:
         Compiled functions live as long as the user's model and hold no reference to it, so that wrapping a model
         again does not compile again and a deleted model is freed.
         """
-        key = (kernel, self.structure, self.model.output, id(self.static), self.adapted.backend.name)
+        key = (kernel, self.structure, self.model.output, self.layer, id(self.static), self.adapted.backend.name)
         compiled = self._cache.get(key)
         if compiled is None:
-            compiled = self.backend.compile(_entry(kernel, self.structure, self.model.output, self.backend))
+            compiled = self.backend.compile(_entry(kernel, self.structure, self.model.output, self.backend, self.layer))
             self._cache.put(key, compiled)
-        with _applying(self.adapted.apply):
+        with _applying(self.adapted, self._latest):
             return compiled(self.params, *arguments)
+
+    def at_layer(self, layer: Layer) -> Bound:
+        """The part of the model behind `layer`: its leaves are the layer's value and then the inputs."""
+        return replace(self, layer=layer)
+
+    def at_neuron(self, neuron: Any, leaves: list[Any]) -> Bound:
+        """The same with a layer's output in place of the scores; `None` stands for `output=` of the model, as it is."""
+        chosen = self.model.output if neuron is None else neuron
+        if neuron is None and not isinstance(chosen, Layer):
+            return self
+        return replace(self, model=replace(self.model, output=self.find(chosen, leaves)))
+
+    def layers(self, leaves: list[Any]) -> LayerTable:
+        """What can be named in this model; found out with one sample, once per input shapes."""
+        shapes = tuple((tuple(leaf.shape)[1:], str(leaf.dtype)) for leaf in leaves)
+        key = ("layers", self.structure, shapes, id(self.static), self.adapted.backend.name)
+        known: Any = self._cache.get(key)
+        if known is None:
+            visitor = Visitor(listing=True)
+            entry = _entry(_Follow(visitor), self.structure, None, self.backend, None)
+            with _applying(self.adapted):
+                self.backend.abstract(entry, self.params, [leaf[:1, ...] for leaf in leaves])
+            known = visitor.table()
+            self._cache.put(key, known)
+        return known
+
+    def name_of(self, layer: Layer, leaves: list[Any]) -> str:
+        """A layer as a user would write it: without its call if there is only one."""
+        rows = [row for row in self.layers(leaves) if row.path == layer.path]
+        return str(replace(layer, call=None) if len(rows) == 1 else layer)
+
+    def find(self, spec: Any, leaves: list[Any]) -> Layer:
+        """The layer that a user names by text, `Layer` or the layer object itself.
+
+        Raises
+        ------
+        LayerError
+            If it is not one of this model's, or more than one.
+        """
+        if isinstance(spec, str):
+            wanted = parse(spec)
+        elif isinstance(spec, Layer):
+            wanted = spec
+        else:
+            path = self.adapted.locate(spec)
+            if path is None:
+                raise LayerError(
+                    f"This object is no layer of {self.model.name!r}.",
+                    received=describe(spec),
+                    fix="name the layer as xai.layers(model, x) does.",
+                )
+            wanted = Layer(path)
+        return find(self.layers(leaves), wanted, self.model.name)
 
     def depends_on_input(self, leaves: list[Any], head: Callable[[Any], Any]) -> bool:
         """Whether the score can change with the input at all."""
-        apply, structure, output, backend = self.adapted.apply, self.structure, self.model.output, self.backend
-
-        def score(params: Any, inner: list[Any]) -> Any:
-            return head(Net(backend.xp, backend, lambda x: apply(params, x), structure, output)(inner))
-
-        return backend.depends(score, self.params, leaves)
+        entry = _entry(_Head(head), self.structure, self.model.output, self.backend, self.layer)
+        with _applying(self.adapted):
+            return self.backend.depends(entry, self.params, leaves)
 
 
-def _entry(kernel: Callable[..., Any], structure: Structure, output: Any, backend: Backend) -> Callable[..., Any]:
+def _entry(
+    kernel: Callable[..., Any], structure: Structure, output: Any, backend: Backend, layer: Layer | None
+) -> Callable[..., Any]:
     def run(params: Any, *arguments: Any) -> Any:
-        apply = _APPLY.function
-        return kernel(Net(backend.xp, backend, lambda x: apply(params, x), structure, output), *arguments)
+        adapted = _APPLY.adapted
+        if adapted is None:
+            raise BackendError("A compiled part of an explanation was called outside of it.")
+        tapped = adapted.tapped
+        net: Any = Net(
+            backend.xp,
+            backend,
+            lambda x: adapted.apply(params, x),
+            structure,
+            output,
+            None if tapped is None else lambda x, visitor, pick: tapped(params, x, visitor, pick),
+            _APPLY.latest,
+        )
+        return kernel(net if layer is None else LayerNet(net, layer), *arguments)
 
     return run
 
 
-class _Apply(threading.local):
-    """The model's function while a kernel is traced; compiled functions themselves must not hold it."""
+@dataclass(frozen=True, eq=False)
+class _Head:
+    """Kernel: a function of the scores."""
 
-    function: Callable[[Any, Any], Any]
+    head: Callable[[Any], Any]
+
+    def __call__(self, net: Any, leaves: list[Any]) -> Any:
+        return self.head(net(leaves))
+
+
+@dataclass(frozen=True, eq=False)
+class _Follow:
+    """Kernel: nothing but what a visitor sees on the way."""
+
+    visitor: Visitor
+
+    def __call__(self, net: Net, leaves: list[Any]) -> None:
+        net.follow(leaves, self.visitor)
+
+
+class _Apply(threading.local):
+    """The model while a kernel is traced; compiled functions themselves must not hold it."""
+
+    adapted: Adapted | None = None
+    latest: _Latest | None = None
 
 
 _APPLY = _Apply()
 
 
 @contextmanager
-def _applying(function: Callable[[Any, Any], Any]) -> Iterator[None]:
-    before = getattr(_APPLY, "function", None)
-    _APPLY.function = function
+def _applying(adapted: Adapted, latest: _Latest | None = None) -> Iterator[None]:
+    before = _APPLY.adapted, _APPLY.latest
+    _APPLY.adapted, _APPLY.latest = adapted, latest
     try:
         yield
     finally:
-        if before is None:
-            del _APPLY.function
-        else:
-            _APPLY.function = before
+        _APPLY.adapted, _APPLY.latest = before
 
 
 class _Compiled:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,8 @@ _MOST_SAMPLES = 8
 _MOST_BARS = 20
 _PERCENTILE = 99.0
 _COLOURS = "RdBu_r"
+_LINE = 36
+"""Characters per line of text."""
 
 
 def plot(explanation: Explanation, path: str | Path | None, *, samples: int | None, names: Any) -> Any:
@@ -38,8 +42,14 @@ def plot(explanation: Explanation, path: str | Path | None, *, samples: int | No
     count = min(len(hosts[0]), _MOST_SAMPLES if samples is None else samples)
     if count < 1:
         raise InputError("`samples` must be at least 1.", received=repr(samples), fix="samples=4")
-    columns = sum(2 if _is_image(value, explanation.channel_axis) else 1 for value in hosts)
-    figure = Figure(figsize=(3.0 * columns + 0.6, 3.1 * count), layout="constrained")
+    if len(hosts) != len(inputs):
+        inputs = [_input_of(hosts[0], inputs)]
+    images = [_is_image(value) and not _is_text(value, given) for value, given in zip(hosts, inputs, strict=True)]
+    columns = sum(2 if image else 1 for image in images)
+    text = all(_is_text(value, given) for value, given in zip(hosts, inputs, strict=True))
+    figure = Figure(figsize=(3.0 * columns + 0.6, (1.2 if text else 3.1) * count), layout="constrained")
+    # Notebooks show a figure by itself only if pyplot made it, and that would keep every one alive.
+    setattr(figure, "_repr_png_", partial(_png, figure))  # noqa: B010
     axes = figure.subplots(count, columns, squeeze=False)
     colours = matplotlib.colormaps[_COLOURS]
     for row in range(count):
@@ -47,7 +57,7 @@ def plot(explanation: Explanation, path: str | Path | None, *, samples: int | No
         for position, (value, given) in enumerate(zip(hosts, inputs, strict=True)):
             label = structure.label(position) if len(hosts) > 1 else ""
             axis = axes[row, column]
-            if _is_image(value, explanation.channel_axis):
+            if images[position]:
                 shown = picture(given[row], explanation.channel_axis)
                 axis.imshow(shown, cmap="gray" if shown.ndim == 2 else None)
                 axis.set_title(label or _title(explanation, row), fontsize=9)
@@ -59,6 +69,11 @@ def plot(explanation: Explanation, path: str | Path | None, *, samples: int | No
                 heated.set_axis_off()
                 figure.colorbar(drawn, ax=heated, fraction=0.046, pad=0.03)
                 column += 2
+            elif _is_text(value, given):
+                per_token = value[row].reshape(given.shape[1], -1).sum(axis=1)
+                _draw_tokens(axis, per_token, _tokens(names, given[row], row), colours)
+                axis.set_title(" ".join(filter(None, (label, _title(explanation, row)))), fontsize=9)
+                column += 1
             else:
                 _draw_vector(axis, value[row], names, colours)
                 axis.set_title(" ".join(filter(None, (label, _title(explanation, row)))), fontsize=9)
@@ -66,6 +81,12 @@ def plot(explanation: Explanation, path: str | Path | None, *, samples: int | No
     if path is not None:
         figure.savefig(path, dpi=120)
     return figure
+
+
+def _png(figure: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=80)
+    return buffer.getvalue()
 
 
 def heat(value: _Host, channel_axis: int) -> _Host:
@@ -93,8 +114,49 @@ def _channel(value: _Host, channel_axis: int) -> int:
     return channel_axis - 1 if channel_axis > 0 else channel_axis
 
 
-def _is_image(values: _Host, channel_axis: int) -> bool:
+def _is_image(values: _Host) -> bool:
     return values.ndim == 4 or (values.ndim == 3 and min(values.shape[1:]) >= 8)
+
+
+def _is_text(values: _Host, given: _Host) -> bool:
+    """Whether `values` belong to the tokens whose ids are `given`."""
+    return given.ndim == 2 and given.dtype.kind in "iu" and values.ndim >= 2 and values.shape[1] == given.shape[1]
+
+
+def _input_of(value: _Host, inputs: list[_Host]) -> _Host:
+    """The input that a layer's values are shown with: token ids for a value per token, else the image."""
+    for given in inputs:
+        if _is_text(value, given):
+            return given
+    return next((given for given in inputs if given.ndim == value.ndim), inputs[0])
+
+
+def _tokens(names: Any, ids: _Host, row: int) -> list[str]:
+    """Texts of one sample's tokens: from a function of an id, a list for each sample, or the ids themselves."""
+    if names is None:
+        return [str(int(i)) for i in ids]
+    texts = [str(names(int(i))) for i in ids] if callable(names) else [str(text) for text in names[row]]
+    if len(texts) > len(ids):
+        raise InputError(
+            f"`names` must hold at most one text per token: {len(ids)}.", received=f"{len(texts)} for sample {row}"
+        )
+    return texts
+
+
+def _draw_tokens(axis: Any, value: _Host, texts: list[str], colours: Any) -> None:
+    """Words one after the other, each on the colour of its attribution."""
+    scale = float(np.max(np.abs(value))) or 1.0
+    column, line = 0, 0
+    for text, number in zip(texts, value, strict=False):
+        if column and column + len(text) > _LINE:
+            column, line = 0, line + 1
+        box = {"facecolor": colours(0.5 + 0.45 * number / scale), "edgecolor": "none", "pad": 1.5}
+        dark = abs(number) > 0.6 * scale
+        axis.text(column, -line, text, family="monospace", fontsize=8, bbox=box, color="white" if dark else "black")
+        column += len(text) + 1
+    axis.set_xlim(-1, _LINE + 1)
+    axis.set_ylim(-max(line, 3) - 1, 1)
+    axis.set_axis_off()
 
 
 def _draw_vector(axis: Any, value: _Host, names: Any, colours: Any) -> None:

@@ -15,12 +15,14 @@ from xai_core.errors import (
     InputDependenceError,
     InputError,
     IntegerInputError,
+    LayerError,
     NonFiniteError,
     OptionError,
     TargetError,
     describe,
     dtype_name,
 )
+from xai_core.layers import Layer
 from xai_core.model import Bound, Model, Net, bind
 from xai_core.progress import Progress
 from xai_core.streams import Streams, check_seed
@@ -78,6 +80,71 @@ class Problem:
     score: Any
     streams: Streams
     work: Work
+    origin: Problem | None = None
+
+    @property
+    def varied(self) -> list[Any]:
+        """The leaves that are explained: all of them, or behind a layer its value alone."""
+        return self.leaves if self.origin is None else self.leaves[:1]
+
+    def at_layer(self, spec: Any) -> Problem:
+        """The same question about the part of the model behind a layer: its value, then the inputs as constants.
+
+        Raises
+        ------
+        LayerError
+            If there is no such layer, or its value is no floating-point array with one row per sample.
+        OptionError
+            If this is the part of a model behind a layer already.
+        """
+        if self.origin is not None:
+            raise OptionError(
+                "A layer behind a layer cannot be explained.",
+                received=f"layer={self.bound.layer} and layer={spec}",
+                fix="give `layer` to one of the explainers.",
+            )
+        layer = self.bound.find(spec, self.leaves)
+        value = self.read([layer])[0]
+        if not is_floating(value):
+            raise LayerError(
+                f"The value at layer {str(layer)!r} holds no floating-point numbers.",
+                received=describe(value),
+                fix="name a layer behind it.",
+            )
+        return replace(self, bound=self.bound.at_layer(layer), leaves=[value, *self.leaves], origin=self)
+
+    def name_of(self, layer: Layer | None) -> str | None:
+        """A layer as a user would write it."""
+        return None if layer is None else self.bound.name_of(layer, self.leaves)
+
+    def read(self, layers: Sequence[Layer], leaves: list[Any] | None = None) -> list[Any]:
+        """Values at layers for the inputs, or for other ones: one array (rows, ...) each.
+
+        Raises
+        ------
+        LayerError
+            If a value does not have one row per input row.
+        """
+        leaves = self.leaves if leaves is None else leaves
+        total = int(leaves[0].shape[0])
+        parts = []
+        for block in spans(total, self.rows, constant=self.constant_shapes):
+            every = block.indices == list(range(total))
+            rows = None if every else self.to_device(np.asarray(block.indices, dtype=np.int64))
+            found = self.run(Read(tuple(layers)), leaves, rows)
+            for layer, value in zip(layers, found, strict=True):
+                shape = tuple(value.shape)
+                if not shape or shape[0] != block.width:
+                    raise LayerError(
+                        f"The value at layer {str(layer)!r} must have one row per sample, on its first axis.",
+                        received=f"{describe(value)} for {block.width} samples",
+                        fix="name a layer that keeps samples first.",
+                    )
+            parts.append([value if block.size == block.width else value[: block.size, ...] for value in found])
+            self.work.add(block.width)
+        if len(parts) == 1:
+            return parts[0]
+        return [self.xp.concat(list(pieces), axis=0) for pieces in zip(*parts, strict=True)]
 
     @property
     def xp(self) -> Any:
@@ -143,7 +210,8 @@ class Problem:
         index = self.index
         if index is not None and rows is not None:
             index = self.xp.take(index, self.to_device(np.asarray(rows, dtype=np.int64)), axis=0)
-        return replace(self, leaves=leaves, index=index, score=None, streams=streams)
+        origin = None if self.origin is None else self.origin.inside(leaves[1:], rows, streams)
+        return replace(self, leaves=leaves, index=index, score=None, streams=streams, origin=origin)
 
     def scores(self, leaves: list[Any]) -> Any:
         """Explained score (batch,) of other inputs for the same samples."""
@@ -177,6 +245,16 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Read:
+    """Kernel: values at layers for some rows."""
+
+    layers: tuple[Layer, ...]
+
+    def __call__(self, net: Net, leaves: list[Any], rows: Any) -> list[Any]:
+        return net.read([gather(net.xp, leaf, rows) for leaf in leaves], self.layers)
+
+
+@dataclass(frozen=True)
 class _Finite:
     """Kernel: whether every element of every floating array is finite."""
 
@@ -207,6 +285,8 @@ def open_problem(
     index: Any,
     method: str,
     differentiates: bool,
+    floating: bool,
+    neuron: Any,
     progress: Callable[[int], Progress | None],
 ) -> Iterator[Problem]:
     """Check a request, resolve its target, and run it with the model left as it was.
@@ -221,9 +301,9 @@ def open_problem(
         raise InputError("`x` holds no array.", received=describe(x), fix="x=images of shape (batch, ...)")
     bound, leaves = bind(model, given, structure)
     batch = _check_inputs(leaves, structure.label)
-    floating = [leaf for leaf in leaves if is_floating(leaf)]
     if differentiates:
         bound.require_gradient(method)
+    if floating:
         for position, leaf in enumerate(leaves):
             if not is_floating(leaf):
                 raise IntegerInputError(
@@ -234,7 +314,9 @@ def open_problem(
     seed = check_seed(seed)
     names = list(range(batch)) if index is None else _sample_index(index, batch)
     with bound.running(leaves):
-        require_finite(bound, floating, "The inputs are", "remove or fill missing values before explaining.")
+        numbers = [leaf for leaf in leaves if is_floating(leaf)]
+        require_finite(bound, numbers, "The inputs are", "remove or fill missing values before explaining.")
+        bound = bound.at_neuron(neuron, leaves)
         work = Work(progress(batch))
         problem = Problem(bound, leaves, Pick(), None, None, Streams.of(seed, names), work)
         yield _resolve(problem, target)

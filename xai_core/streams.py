@@ -1,10 +1,11 @@
 """Random numbers that belong to a sample and a draw, not to a batch.
 
 Every number is a pure function of `(seed, sample, draw, input)`: Philox generators keyed by `numpy.random.SeedSequence`
-(Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"). Draws of small inputs come in groups from one generator,
-because making a generator costs more than their noise; a draw in the middle of a group is reached by drawing the ones
-before it. Batch size, chunking, framework, device and worker do not enter, and no global random state is read or written.
-Numbers are drawn on the host in float32 for all models, so that a float32 and a float64 model see the same noise.
+(Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"). Draws of small inputs come in groups from one
+generator, because making a generator costs more than their noise; a draw in the middle of a group is reached by drawing
+the ones before it. Batch size, chunking, framework, device and worker do not enter, and no global random state is read
+or written. Numbers are drawn on the host in float32 for all models, so that a float32 and a float64 model see the same
+noise.
 """
 
 from __future__ import annotations

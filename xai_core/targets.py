@@ -1,7 +1,8 @@
 """Which score is explained.
 
-`None`: the class of the highest score, per sample (for a single output, that output). An int or `(batch,)` ints: a class.
-A tuple: an index into an output with more axes, each entry an int or `(batch,)` ints. A callable: `scores -> (batch,)`.
+`None`: the class of the highest score, per sample (for a single output, that output). An int or `(batch,)` ints: a
+class. A tuple: an index into an output with more axes, each entry an int or `(batch,)` ints. A callable: `scores ->
+(batch,)`.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import sys
 from collections.abc import Callable, Hashable
@@ -11,10 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xai_core.backend import Adapted, Backend, Identity, Pull, lifetime
+from xai_core.backend import Adapted, Around, Backend, Identity, Pull, Tapped, lifetime
 from xai_core.errors import ModelError, TrainingModeError, describe
+from xai_jax.taps import follow, tap
 
-__all__ = ["JaxBackend", "backend"]
+__all__ = ["JaxBackend", "backend", "tap"]
 
 _EVALUATION = {"train": False, "training": False, "is_training": False, "deterministic": True}
 """Arguments by which models are told whether they are trained, and what says that they are not."""
@@ -67,6 +69,12 @@ class JaxBackend(Backend):
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         return jax.jit(function)
+
+    def tapped(self, marked: Callable[[Any, Any, Around], Any]) -> Tapped:
+        return follow(marked)
+
+    def abstract(self, function: Callable[..., Any], *arguments: Any) -> None:
+        jax.eval_shape(function, *arguments)
 
     def depends(self, function: Callable[..., Any], params: Any, leaves: list[Any]) -> bool:
         floating = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
@@ -131,9 +139,36 @@ def _evaluation(function: Callable[..., Any]) -> dict[str, bool]:
 def _nnx(backend: JaxBackend, model: Any, params: Any) -> Adapted:
     from flax import nnx
 
-    def apply(state: Any, x: Any) -> Any:
+    def call(state: Any, x: Any) -> Any:
         merged = nnx.merge(nnx.graphdef(model), state)
         return _call(merged, x, **_evaluation(type(model).__call__))
+
+    def apply(state: Any, x: Any) -> Any:
+        # `nnx.jit` inside a model writes its variables back, which is refused under a derivative: first the program alone.
+        try:
+            traced, shapes = jax.make_jaxpr(call, return_shape=True)(state, x)
+        except TypeError:  # returns an object that is no tree of arrays
+            return call(state, x)
+        out = jax.core.eval_jaxpr(traced.jaxpr, traced.consts, *jax.tree.leaves((state, x)))
+        return jax.tree.unflatten(jax.tree.structure(shapes), out)
+
+    def marked(state: Any, x: Any, around: Around) -> Any:
+        kinds: dict[type, type] = {}
+        merged = nnx.merge(nnx.graphdef(model), state)
+        for path, part in list(nnx.iter_graph(merged)):
+            if isinstance(part, nnx.Sequential):
+                for place, layer in enumerate(part.layers):
+                    if not isinstance(layer, nnx.Module):
+                        part.layers[place] = _marked_function(layer, _dotted((*path, "layers", place)), around)
+            if path and isinstance(part, nnx.Module) and callable(part):
+                # The copy's own class, made for it: the user's class and object stay as they are.
+                kind = type(part)
+                part.__class__ = kinds.setdefault(kind, _marked_kind(kind, around))
+                vars(part)[_PATH] = _dotted(path)
+        return _call(merged, x, **_evaluation(type(model).__call__))
+
+    def locate(layer: Any) -> str | None:
+        return next((_dotted(path) for path, part in nnx.iter_graph(model) if part is layer), None)
 
     def check(leaves: list[Any]) -> None:
         for path, part in nnx.iter_graph(model):
@@ -155,7 +190,42 @@ def _nnx(backend: JaxBackend, model: Any, params: Any) -> Adapted:
         read=lambda _: nnx.split(model)[::-1],
         check=check,
         device=_device(nnx.state(model)),
+        tapped=backend.tapped(marked),
+        locate=locate,
     )
+
+
+_PATH = "_xai_path"
+
+
+def _dotted(path: tuple[Any, ...]) -> str:
+    """`("blocks", 2, "conv")` -> `blocks[2].conv`."""
+    return "".join(f"[{key!r}]" if not isinstance(key, str) else f".{key}" for key in path).removeprefix(".")
+
+
+def _marked_kind(kind: type, around: Around) -> type:
+    """A subclass that marks what an object with a path takes and returns."""
+
+    def __call__(self: Any, *positional: Any, **keywords: Any) -> Any:
+        def compute(given: Any) -> Any:
+            return kind.__call__(self, *given, **keywords)
+
+        path = vars(self).get(_PATH)
+        return compute(positional) if path is None else around(path, kind.__name__, compute, positional)
+
+    __call__.__signature__ = inspect.signature(kind.__call__)  # type: ignore[attr-defined]
+    return type(kind)(kind.__name__, (kind,), {"__call__": __call__, "__module__": kind.__module__})
+
+
+def _marked_function(function: Callable[..., Any], path: str, around: Around) -> Callable[..., Any]:
+    name = getattr(function, "__name__", type(function).__name__)
+
+    def call(*positional: Any, **keywords: Any) -> Any:
+        return around(path, name, lambda given: function(*given, **keywords), positional)
+
+    with contextlib.suppress(TypeError, ValueError):
+        call.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+    return call
 
 
 def _linen(backend: JaxBackend, model: Any, params: Any) -> Adapted:
@@ -171,12 +241,26 @@ def _linen(backend: JaxBackend, model: Any, params: Any) -> Adapted:
     def apply(state: Any, x: Any) -> Any:
         return _call_linen(model, state, x, keywords)
 
+    def marked(state: Any, x: Any, around: Around) -> Any:
+        import flax.linen as nn
+
+        def intercept(following: Any, positional: Any, given: Any, context: Any) -> Any:
+            path = "/".join(context.module.path)
+            if context.method_name != "__call__" or not path:
+                return following(*positional, **given)
+            return around(path, type(context.module).__name__, lambda p: following(*p, **given), positional)
+
+        with nn.intercept_methods(intercept):
+            return apply(state, x)
+
     return Adapted(
         backend=backend,
         apply=apply,
         anchor=model,
         read=lambda _: (variables, None),
         device=_device(variables),
+        tapped=backend.tapped(marked),
+        locate=lambda layer: getattr(layer, "name", None) if hasattr(layer, "parent") else None,
     )
 
 
@@ -197,6 +281,14 @@ def _equinox(backend: JaxBackend, model: Any, params: Any) -> Adapted:
         # Equinox modules are written for one sample.
         return jax.vmap(lambda sample: _call(equinox.combine(state, static), sample))(x)
 
+    def marked(state: Any, x: Any, around: Around) -> Any:
+        combined = _mark_equinox(equinox.combine(state, static), (), around)
+        return jax.vmap(lambda sample: _call(combined, sample))(x)
+
+    def locate(layer: Any) -> str | None:
+        parts = jax.tree_util.tree_flatten_with_path(model, is_leaf=lambda node: node is layer)[0]
+        return next((jax.tree_util.keystr(path).removeprefix(".") for path, part in parts if part is layer), None)
+
     def check(leaves: list[Any]) -> None:
         for part in jax.tree.leaves(model, is_leaf=lambda node: hasattr(node, "inference")):
             if getattr(part, "inference", True) is False and getattr(part, "p", 1) != 0:
@@ -215,7 +307,29 @@ def _equinox(backend: JaxBackend, model: Any, params: Any) -> Adapted:
         device=_device(arrays),
         channel_axis=1,
         sequence_axis=1 if _convolves_signals(model) else -1,
+        tapped=backend.tapped(marked),
+        locate=locate,
     )
+
+
+def _mark_equinox(node: Any, path: tuple[Any, ...], around: Around) -> Any:
+    """A copy of an Equinox module whose parts mark what they take and return."""
+    import equinox
+
+    if isinstance(node, (list, tuple)):
+        items = [_mark_equinox(item, (*path, place), around) for place, item in enumerate(node)]
+        return items if isinstance(node, list) else type(node)(*items) if hasattr(node, "_fields") else tuple(items)
+    if isinstance(node, dict):
+        return {key: _mark_equinox(item, (*path, key), around) for key, item in node.items()}
+    if not isinstance(node, equinox.Module):
+        return node
+    copy = object.__new__(type(node))
+    for name, value in vars(node).items():
+        object.__setattr__(copy, name, _mark_equinox(value, (*path, name), around))
+    if path and callable(node):
+        object.__setattr__(copy, _PATH, _dotted(path))
+        object.__setattr__(copy, "__class__", _marked_kind(type(node), around))
+    return copy
 
 
 def _convolves_signals(model: Any) -> bool:
@@ -239,8 +353,25 @@ def _haiku(backend: JaxBackend, model: Any, params: Any) -> Adapted:
         out = model.apply(*head, *((None,) if takes_rng else ()), *inputs)
         return out[0] if stateful else out
 
+    def marked(state: Any, x: Any, around: Around) -> Any:
+        import haiku as hk
+
+        def intercept(following: Any, positional: Any, given: Any, context: Any) -> Any:
+            if context.method_name != "__call__":
+                return following(*positional, **given)
+            name = context.module.module_name
+            return around(name, type(context.module).__name__, lambda p: following(*p, **given), positional)
+
+        with hk.intercept_methods(intercept):
+            return apply(state, x)
+
     return Adapted(
-        backend=backend, apply=apply, anchor=model.apply, read=lambda _: (params, None), device=_device(params)
+        backend=backend,
+        apply=apply,
+        anchor=model.apply,
+        read=lambda _: (params, None),
+        device=_device(params),
+        tapped=backend.tapped(marked),
     )
 
 
@@ -267,6 +398,7 @@ def _function(backend: JaxBackend, model: Any, params: Any) -> Adapted:
         anchor=anchor,
         read=read,
         device=_device(params),
+        tapped=backend.tapped(lambda held, x, _: apply(held, x)),
     )
 
 

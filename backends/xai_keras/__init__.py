@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import inspect
+import threading
 from collections.abc import Callable, Hashable, Iterator
+from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
 
-from xai_core.backend import Adapted, Backend, Pull, load_backend, settings
+from xai_core.backend import Adapted, Around, Backend, Pull, load_backend, settings
 from xai_core.errors import BackendError, ModelError, describe
 
 __all__ = ["KerasBackend", "backend"]
@@ -45,12 +49,21 @@ class KerasBackend(Backend):
             )
         inner = delegate()
         axis = channel_axis(model)
+        names = layer_paths(model)
+
+        def locate(layer: Any) -> str | None:
+            return next((path for path, part in names if part is layer), None)
+
         if inner.name == "jax":
             # Unlike `__call__`, `stateless_call` hands the argument on to layers that do not take it.
             evaluation = {"training": False} if "training" in inspect.signature(model.call).parameters else {}
+
+            def apply(state: Any, x: Any) -> Any:
+                return model.stateless_call(*state, x, **evaluation)[0]
+
             return Adapted(
                 backend=inner,
-                apply=lambda state, x: model.stateless_call(*state, x, **evaluation)[0],
+                apply=apply,
                 anchor=model,
                 read=lambda _: (
                     (
@@ -60,24 +73,35 @@ class KerasBackend(Backend):
                     _facts(model),
                 ),
                 channel_axis=axis,
+                tapped=inner.tapped(partial(_watched_run, names, apply)),
+                locate=locate,
             )
+
+        def run(_: Any, x: Any) -> Any:
+            return model(x, training=False)
+
+        tapped = inner.tapped(partial(_watched_run, names, run))
         if inner.name == "torch":
             # As a torch module it knows its device, its buffers and how to restore them.
             module = inner.adapt(model, None)
             return Adapted(
                 backend=inner,
-                apply=lambda _, x: model(x, training=False),
+                apply=run,
                 anchor=model,
                 preserve=module.preserve,
                 device=module.device,
                 channel_axis=axis,
+                tapped=tapped,
+                locate=locate,
             )
         return Adapted(
             backend=inner,
-            apply=lambda _, x: model(x, training=False),
+            apply=run,
             anchor=model,
             read=lambda _: ((), _facts(model)),
             channel_axis=axis,
+            tapped=tapped,
+            locate=locate,
         )
 
     def asarray(self, array: np.ndarray[Any, Any], device: Any) -> Any:
@@ -119,6 +143,72 @@ def channel_axis(model: Any) -> int:
         if data_format in ("channels_first", "channels_last"):
             return 1 if data_format == "channels_first" else -1
     return 1 if keras.config.image_data_format() == "channels_first" else -1
+
+
+def layer_paths(model: Any) -> list[tuple[str, Any]]:
+    """Paths (`block/conv`) and layers of a model, operations of functional models included, the model itself not."""
+    found: list[tuple[str, Any]] = []
+    _collect(model, (), found, {id(model)})
+    return found
+
+
+def _collect(owner: Any, path: tuple[str, ...], found: list[tuple[str, Any]], seen: set[int]) -> None:
+    parts = list(getattr(owner, "operations", None) or getattr(owner, "layers", None) or ())
+    parts += [layer for layer in getattr(owner, "_layers", ()) if all(layer is not part for part in parts)]
+    taken = {name for name, _ in found}
+    for part in parts:
+        if id(part) in seen or type(part).__name__ == "InputLayer":
+            continue
+        seen.add(id(part))
+        inner = (*path, part.name)
+        if isinstance(owner, keras.Sequential) and part is getattr(owner, "_functional", None):
+            inner = path  # how a Sequential computes, nothing that a user named
+        else:
+            name, number = "/".join(inner), 1
+            while name in taken:
+                number += 1
+                name = f"{'/'.join(inner)}({number})"
+            taken.add(name)
+            found.append((name, part))
+        _collect(part, inner, found, seen)
+
+
+@contextlib.contextmanager
+def watched(parts: list[tuple[str, Any]], around: Callable[..., Any]) -> Iterator[None]:
+    """While in force, every layer's `call` goes through `around`; the layers are left as they were."""
+    owner = threading.get_ident()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_ONE_AT_A_TIME)
+        for path, part in parts:
+            held = vars(part)
+            name = "quantized_call" if getattr(part, "quantization_mode", None) is not None else "call"
+            original = getattr(part, name)
+            if name in held:
+                stack.callback(held.__setitem__, name, held[name])
+            else:
+                stack.callback(held.pop, name, None)
+            held[name] = _watch(path, type(part).__name__, original, around, owner)
+        yield
+
+
+def _watch(path: str, operation: str, original: Any, around: Callable[..., Any], owner: int) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def call(*positional: Any, **keywords: Any) -> Any:
+        if threading.get_ident() != owner:
+            return original(*positional, **keywords)
+        return around(path, operation, lambda given: original(*given[0], **given[1]), (positional, keywords))
+
+    return call
+
+
+_ONE_AT_A_TIME = threading.RLock()
+
+
+def _watched_run(
+    parts: list[tuple[str, Any]], apply: Callable[[Any, Any], Any], params: Any, x: Any, around: Around
+) -> Any:
+    with watched(parts, around):
+        return apply(params, x)
 
 
 def _layers(model: Any) -> Iterator[Any]:

@@ -73,6 +73,9 @@ class TensorFlowBackend(Backend):
 
         return value, pull
 
+    def abstract(self, function: Callable[..., Any], *arguments: Any) -> None:
+        tf.function(function, autograph=False).get_concrete_function(*arguments)
+
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         # For each signature a tf.function of an object of its own, one without code: TensorFlow counts traces by code
         # objects, and warns of many.

@@ -13,6 +13,8 @@ import torch
 
 from xai_core.backend import Adapted, Backend, Pull, lifetime
 from xai_core.errors import InputError, TrainingModeError, describe, dtype_name
+from xai_core.layers import Tree
+from xai_torch.taps import TREE, follow, layers
 
 __all__ = ["TorchBackend", "backend"]
 
@@ -60,7 +62,13 @@ class TorchBackend(Backend):
             device=None if first is None else first.device,
             channel_axis=self.channel_axis,
             sequence_axis=1 if any(isinstance(part, _SIGNAL_LAYERS) for part in module.modules()) else -1,
+            tapped=self.tapped(lambda _, x, around: follow(module, around, lambda: call(module, x))),
+            locate=lambda layer: next((path for path, part in layers(module) if part is layer), None),
         )
+
+    @property
+    def tree(self) -> Tree:
+        return TREE
 
     def asarray(self, array: np.ndarray[Any, Any], device: Any) -> Any:
         if array.dtype.name == "bfloat16":

@@ -16,7 +16,7 @@ import xai_core as xai
 from xai_core.testing import Weights, assert_close, mlp, weights
 
 seeds = st.integers(0, 10_000)
-LINEAR_IN_MODEL = [m for m in methods() if not any(word in m.name for word in ("Square", "Var", "absolute"))]
+LINEAR_IN_MODEL = [m for m in methods() if not any(word in m.name for word in ("Square", "Var", "absolute", "Guided"))]
 COMPLETE = {
     "IntegratedGradients": xai.IntegratedGradients(steps=40, baseline=0.25),
     "trapezoid": xai.IntegratedGradients(steps=2000, quadrature="trapezoid", baseline=xai.Mean()),

@@ -265,8 +265,8 @@ def test_plot_names_the_features():
 
 
 def test_memory_does_not_grow_with_steps(request):
-    held = weights(inputs=2000, hidden=4, dtype="float32")
-    x = np.random.default_rng(0).normal(size=(2, 2000)).astype("float32")
+    held = weights(inputs=6000, hidden=4, dtype="float32")
+    x = np.random.default_rng(0).normal(size=(2, 6000)).astype("float32")
 
     class ByHand(ComplexStepBackend):
         """A gradient by hand, so that only the toolkit's memory is measured."""

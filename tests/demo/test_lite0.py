@@ -88,6 +88,26 @@ def test_logits_agree(frameworks, images):
         assert np.max(np.abs(other - logits[0])) < 1e-4
 
 
+@pytest.mark.parametrize("cam", [xai.GradCAM, xai.HiResCAM, xai.EigenCAM], ids=lambda cam: cam.__name__)
+def test_maps_agree_and_lie_on_the_cup(frameworks, images, cam):
+    found = [
+        framework.outputs(np.asarray(cam()(framework.model, framework.inputs(images), target=[285, 967]).values))
+        for framework in frameworks
+    ]
+    assert_close(found[1], found[0], relative=1e-5)
+    assert_close(found[2], found[0], relative=1e-5)
+    cup = found[0][1, :, :, 0]
+    row, column = np.unravel_index(np.argmax(cup), cup.shape)
+    # The coffee in its cup, which fills the upper middle of the crop; the saucer and the table are around it.
+    assert 40 <= row <= 120
+    assert 60 <= column <= 170
+    strong = cup > 0.5 * cup.max()
+    assert strong[20:135, 35:190].sum() > 0.95 * strong.sum()
+    # The cat's face fills the picture, and the map is spread over it.
+    cat = found[0][0, :, :, 0]
+    assert np.mean(cat > 0.2 * cat.max()) > 0.5
+
+
 @pytest.mark.parametrize(
     "explainer", [xai.InputXGradient(), xai.SmoothGrad(samples=2), xai.Occlusion(window=112, stride=112)], ids=str
 )

@@ -91,3 +91,50 @@ def occlusion(net, x, target, window, stride, baseline):
         total[place] += lost.reshape((-1,) + (1,) * (x.ndim - 1))
         count[place] += 1
     return total / count
+
+
+def guided_integrated_gradients(net, x, target, baseline, steps, fraction, distance):
+    """Algorithm 1 of Kapishnikov et al. 2021, one sample at a time, with its loops."""
+    out = []
+    for row, label in zip(np.asarray(x, dtype=np.float64), target, strict=True):
+        start = np.full_like(row, baseline)
+        point, values = start.copy(), np.zeros_like(row)
+        total = np.abs(row - start).sum()
+        for step in range(steps):
+            slope = complex_step(net, point[None], np.array([label]))[0]
+            waiting = slope.copy()
+            alpha = (step + 1) / steps
+            low, high = max(alpha - distance, 0.0), min(alpha + distance, 1.0)
+            nearest, farthest = start + low * (row - start), start + high * (row - start)
+            goal, share = total * (1 - alpha), np.inf
+            while share > 1.0:
+                before = point.copy()
+                place = np.where(row == start, high, (point - start) / np.where(row == start, 1.0, row - start))
+                point[place < low] = nearest[place < low]
+                current = np.abs(point - row).sum()
+                if np.isclose(goal, current, rtol=1e-9, atol=1e-12):
+                    values += (point - before) * slope
+                    break
+                waiting[np.isclose(point, farthest, rtol=0, atol=1e-12)] = np.inf
+                threshold = np.quantile(np.abs(waiting), fraction, method="lower")
+                chosen = (np.abs(waiting) <= threshold) & (waiting != np.inf)
+                if not chosen.any():
+                    values += (point - before) * slope
+                    break
+                reach = np.abs(point - farthest)[chosen].sum()
+                share = (current - goal) / reach if reach > 0 else np.inf
+                move = 1.0 if share > 1.0 else share
+                point[chosen] = point[chosen] + move * (farthest - point)[chosen]
+                values += (point - before) * slope
+        out.append(values)
+    return np.stack(out)
+
+
+def smooth_taylor(net, x, target, normal, noise):
+    """Equation 8 of Goh et al. 2020, `normal` (samples, draws, ...)."""
+    total = np.zeros_like(x)
+    spread = noise * (x.max(1, keepdims=True) - x.min(1, keepdims=True))
+    for draw in range(normal.shape[1]):
+        near = x + spread * normal[:, draw]
+        total = total + (x - near) * complex_step(net, near, target)
+    return total / normal.shape[1]

@@ -103,4 +103,18 @@ def methods(features: int = 6) -> list[Method]:
     rows.append(
         Method("Occlusion default", xai.Occlusion(), lambda net, x, t: literal.occlusion(net, x, t, (1,), (1,), 0.0))
     )
+    rows.append(
+        Method(
+            "GuidedIntegratedGradients",
+            xai.GuidedIntegratedGradients(steps=6, baseline=0.25, fraction=0.4, distance=0.2),
+            lambda net, x, t: literal.guided_integrated_gradients(net, x, t, 0.25, 6, 0.4, 0.2),
+        )
+    )
+    rows.append(
+        Method(
+            "SmoothTaylor",
+            xai.SmoothTaylor(samples=6, noise=0.4),
+            lambda net, x, t: literal.smooth_taylor(net, x, t, _normal(x, 6), 0.4),
+        )
+    )
     return rows

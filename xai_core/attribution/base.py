@@ -25,20 +25,39 @@ def snake_case(name: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Attribution:
-    """What a method computes: one array per input leaf, and the completeness gap (batch,) if it promises one."""
+    """What a method computes: one array per leaf that varies, and the completeness gap (batch,) if it promises one.
+
+    `layer` names the layer whose value was explained in place of the inputs, one array then.
+    """
 
     values: list[Any]
     residual: Any = None
+    layer: str | None = None
 
 
 _METHODS: dict[str, type[Explainer]] = {}
 
 
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Explainer(ABC):
     """Base of all methods: options are keyword arguments, fixed at construction and compared by value.
 
     Subclasses are frozen dataclasses with `eq=False, repr=False` (options may be arrays) and implement `attribute`.
+
+    Parameters
+    ----------
+    layer
+        Explain the value of this layer instead of the inputs: text as `xai.layers` shows it (`"block.conv"`,
+        `"conv#2"`, `"conv:input"`), an `xai.Layer` or the layer object itself. `values` has the shape of that value.
+        For token ids, which have no gradient, name the embedding. Baselines are given as for the inputs; what the layer
+        makes of them is the baseline there. CAM methods read this layer's maps.
+    neuron
+        Explain a value inside the model instead of its scores: this layer's output takes their place, and `target` is
+        an index into it.
     """
+
+    layer: Any = None
+    neuron: Any = None
 
     differentiates: ClassVar[bool] = True
     """Whether the method needs gradients."""
@@ -59,7 +78,7 @@ class Explainer(ABC):
 
     def options(self) -> dict[str, Any]:
         """The options and their values."""
-        return {entry.name: getattr(self, entry.name) for entry in fields(self)}  # type: ignore[arg-type]
+        return {entry.name: getattr(self, entry.name) for entry in fields(self)}
 
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other) or not isinstance(other, Explainer):
@@ -71,8 +90,9 @@ class Explainer(ABC):
 
     def __repr__(self) -> str:
         said = ", ".join(
-            f"{name}=<{describe(value)}>" if hasattr(value, "dtype") else f"{name}={value!r}"
+            f"{name}={_shown(value)}"
             for name, value in self.options().items()
+            if name not in ("layer", "neuron") or value is not None
         )
         return f"{type(self).__name__}({said})"
 
@@ -84,9 +104,24 @@ class Explainer(ABC):
         """Whether this explainer, with all that it is composed of, needs gradients."""
         return self.differentiates
 
+    def varies_inputs(self) -> bool:
+        """Whether the method needs inputs that can take any value near them, not integers."""
+        return self.uses_gradients() and self.layer is None
+
     @abstractmethod
     def attribute(self, problem: Problem) -> Attribution:
         """The mathematics of the method, on the device."""
+
+    def attribute_at_layer(self, problem: Problem) -> Attribution:
+        """`attribute`, for the part of the model behind `layer` if one is given."""
+        if self.layer is None:
+            return self.attribute(problem)
+        behind = problem.at_layer(self.layer)
+        found = self.attribute(behind)
+        value = found.values[0]
+        leaf = behind.leaves[0]
+        cast = value if value.dtype == leaf.dtype else problem.xp.astype(value, leaf.dtype)
+        return Attribution([cast], found.residual, problem.name_of(behind.bound.layer))
 
     def __call__(self, model: Any, x: Any, *, target: Any = None, seed: int = 0, index: Any = None) -> Explanation:
         """Explain `model` at `x`.
@@ -132,9 +167,11 @@ class Explainer(ABC):
                 index=index,
                 method=name,
                 differentiates=self.uses_gradients(),
+                floating=self.varies_inputs(),
+                neuron=self.neuron,
                 progress=progress,
             ) as problem:
-                found = self.attribute(problem)
+                found = self.attribute_at_layer(problem)
                 inspect_values(problem, found.values, name)
                 return _explanation(self, problem, found, x, target, seed)
         finally:
@@ -149,8 +186,12 @@ def _explanation(
     given, structure = flatten(x)
     xp = problem.xp
     host = all(isinstance(leaf, np.ndarray) for leaf in given)
-    values = []
-    for leaf, original, value in zip(problem.leaves, given, found.values, strict=True):
+    values: list[Any] = []
+    if found.layer is not None:
+        values = [problem.to_host(found.values[0]) if host else found.values[0]]
+        _, structure = flatten(values[0])
+        given = []
+    for leaf, original, value in zip(problem.leaves[: len(given)], given, found.values, strict=not values):
         native = xp.astype(value, leaf.dtype) if is_floating(leaf) and value.dtype != leaf.dtype else value
         if isinstance(original, np.ndarray):
             floating = original.dtype.kind == "f" or original.dtype.name == "bfloat16"
@@ -175,6 +216,7 @@ def _explanation(
         seed=seed,
         rows=(problem.work.forward, problem.work.backward),
         channel_axis=problem.bound.channel_axis,
+        layer=found.layer,
     )
 
 
@@ -219,6 +261,15 @@ def _same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
+def _shown(value: Any) -> str:
+    """An option in few words: arrays, modules and layers by what they are."""
+    if isinstance(value, (tuple, list)):
+        return f"({', '.join(map(_shown, value))})"
+    text = repr(value)
+    plain = isinstance(value, (str, bytes, Explainer)) or ("\n" not in text and len(text) < 200)
+    return text if plain and not hasattr(value, "dtype") else f"<{describe(value)}>"
+
+
 def positive_int(name: str, value: Any, least: int = 1) -> None:
     """Check an option that counts something."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
@@ -234,4 +285,10 @@ def base_explainer(name: str, value: Any) -> None:
     if not isinstance(value, Explainer):
         raise OptionError(
             f"`{name}` must be an explainer.", received=describe(value), fix=f"{name}=xai.IntegratedGradients(steps=32)"
+        )
+    if value.neuron is not None:
+        raise OptionError(
+            "`neuron` says what is explained, so it belongs to the outer explainer.",
+            received=f"{name}={value!r}",
+            fix=f"give neuron={value.neuron!r} to the outer one.",
         )

@@ -31,7 +31,8 @@ class Gradient(Explainer):
     absolute: bool = False
 
     def attribute(self, problem: Problem) -> Attribution:
-        return Attribution(_blockwise(problem, _Gradient(problem.pick, "absolute" if self.absolute else "plain")))
+        form = "absolute" if self.absolute else "plain"
+        return Attribution(_blockwise(problem, _Gradient(problem.pick, form, len(problem.varied))))
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -45,7 +46,7 @@ class InputXGradient(Explainer):
     """
 
     def attribute(self, problem: Problem) -> Attribution:
-        return Attribution(_blockwise(problem, _Gradient(problem.pick, "input")))
+        return Attribution(_blockwise(problem, _Gradient(problem.pick, "input", len(problem.varied))))
 
 
 @dataclass(frozen=True)
@@ -54,19 +55,20 @@ class _Gradient:
 
     pick: Pick
     form: str
+    varied: int
 
     def __call__(self, net: Net, leaves: list[Any], rows: Any, index: Any) -> list[Any]:
         xp = net.xp
         points = [gather(xp, leaf, rows) for leaf in leaves]
         chosen = gather(xp, index, rows)
         score, pull = net.pullback(points, lambda outputs: self.pick(xp, outputs, chosen))
-        pairs = zip(points, pull(xp.ones_like(score)), strict=True)
+        pairs = list(zip(points, pull(xp.ones_like(score)), strict=True))[: self.varied]
         gradients = [xp.zeros_like(point) if gradient is None else gradient for point, gradient in pairs]
         if self.form == "plain":
             return gradients
         if self.form == "absolute":
             return [xp.abs(gradient) for gradient in gradients]
-        return [gradient * point for gradient, point in zip(gradients, points, strict=True)]
+        return [gradient * point for gradient, (point, _) in zip(gradients, pairs, strict=True)]
 
 
 def _blockwise(problem: Problem, kernel: _Gradient) -> list[Any]:

@@ -12,7 +12,7 @@ from xai_core.attribution.base import Attribution, Explainer, base_explainer, po
 from xai_core.attribution.gradient import Gradient
 from xai_core.baselines import sample_range
 from xai_core.blocks import spans
-from xai_core.errors import OptionError, describe
+from xai_core.errors import IntegerInputError, OptionError, describe
 from xai_core.model import Net
 from xai_core.problem import Problem, is_floating
 
@@ -48,6 +48,9 @@ class _NoiseTunnel(Explainer):
     def uses_gradients(self) -> bool:
         return self.explainer.uses_gradients()
 
+    def varies_inputs(self) -> bool:
+        return self.layer is None and self.explainer.varies_inputs()
+
     def planned_rows(self, batch: int) -> int:
         return batch * (self.samples * self.explainer.planned_rows(1) + 1)
 
@@ -64,27 +67,32 @@ class _NoiseTunnel(Explainer):
             self.noise * sample_range(xp, xp.astype(leaf, problem.accumulator_dtype(leaf)))
             if is_floating(leaf)
             else None
-            for leaf in problem.leaves
+            for leaf in problem.varied
         ]
-        count, mean, deviations = 0, None, None
+        if all(part is None for part in spread):
+            raise IntegerInputError(
+                "Noise cannot be added to integers.",
+                received=", ".join(describe(leaf) for leaf in problem.varied),
+                fix=f'add it at the embedding: {type(self).__name__}(..., layer="embedding").',
+            )
+        count, mean, deviations, layer = 0, None, None, None
         for block in spans(self.samples, max(1, problem.rows // batch), constant=problem.constant_shapes):
             rows = [row for row in range(batch) for _ in range(block.width)]
             noisy = []
             for position, leaf in enumerate(problem.leaves):
-                if spread[position] is None:
+                if position >= len(spread) or spread[position] is None:
                     noisy.append(xp.repeat(leaf, block.width, axis=0))
                     continue
                 normal = problem.normal(range(batch), block.indices, position, part=position)
                 noisy.append(problem.run(_ADD, leaf, problem.to_device(normal, like=leaf), spread[position]))
             streams = problem.streams.children(range(batch), block.indices)
-            found = self.explainer.attribute(problem.inside(noisy, rows, streams)).values
-            wide = [
-                xp.astype(v, problem.accumulator_dtype(leaf)) for v, leaf in zip(found, problem.leaves, strict=True)
-            ]
+            found = self.explainer.attribute_at_layer(problem.inside(noisy, rows, streams))
+            layer = found.layer
+            wide = [xp.astype(value, problem.accumulator_dtype(value)) for value in found.values]
             used = np.zeros(block.width)
             used[: block.size] = 1.0
-            mask = problem.to_device(used, like=next(leaf for leaf in problem.leaves if is_floating(leaf)))
-            sizes = problem.to_device(np.asarray([count, block.size], dtype=float), like=problem.leaves[0])
+            mask = problem.to_device(used, like=wide[0])
+            sizes = problem.to_device(np.asarray([count, block.size], dtype=float), like=wide[0])
             if mean is None or deviations is None:
                 mean = [xp.zeros_like(value[:batch, ...]) for value in wide]
                 deviations = mean
@@ -92,7 +100,7 @@ class _NoiseTunnel(Explainer):
             count += block.size
         if mean is None or deviations is None:
             raise OptionError("`samples` must be positive.", received=describe(self.samples))
-        return Attribution(self._moment(count, list(mean), list(deviations)))
+        return Attribution(self._moment(count, list(mean), list(deviations)), layer=layer)
 
 
 class _AddNoise:
@@ -145,7 +153,8 @@ class _Moments:
 class SmoothGrad(_NoiseTunnel):
     """Mean explanation of noisy copies of the input.
 
-    `values = mean_d E(x + noise * range(x) * n_d)` with `n_d` standard normal; `samples` times the rows of the explainer.
+    `values = mean_d E(x + noise * range(x) * n_d)` with `n_d` standard normal; `samples` times the rows of the
+    explainer.
 
     Source: Smilkov et al. 2017, arXiv:1706.03825, section 2.
 

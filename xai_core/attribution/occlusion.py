@@ -28,9 +28,9 @@ _PROBES = 8
 class Occlusion(Explainer):
     """Score lost when a window is replaced by the baseline, spread over the window.
 
-    `values = mean over windows covering the element of f(x) - f(x with the window replaced)`. One forward row per window
-    and one for the score; no gradient, so any callable will do. Windows that reach over the border are cut off. Each
-    input of a tuple or dict is occluded by itself.
+    `values = mean over windows covering the element of f(x) - f(x with the window replaced)`. One forward row per
+    window and one for the score; no gradient, so any callable will do. Windows that reach over the border are cut off.
+    Each input of a tuple or dict is occluded by itself.
 
     Source: Zeiler and Fergus 2014, arXiv:1311.2901, section 4.2.
 
@@ -38,8 +38,8 @@ class Occlusion(Explainer):
     ----------
     window
         Window size: an int for every spatial axis of an image (all channels together) or every feature axis of a table;
-        a tuple for all axes but the batch, channels included; a tuple, list or dict of those for several inputs. `None`:
-        an eighth of each spatial axis, single features for tables.
+        a tuple for all axes but the batch, channels included; a tuple, list or dict of those for several inputs.
+        `None`: an eighth of each spatial axis, single features for tables.
     stride
         Distance between windows, given like `window`; `None`: half a window for images, at least 1.
     baseline
@@ -61,7 +61,7 @@ class Occlusion(Explainer):
         baseline = resolve_baseline(problem, self.baseline)
         score = problem.scores_or_known()
         values, changed = [], False
-        for position in range(len(problem.leaves)):
+        for position in range(len(problem.varied)):
             value, seen = self._one_leaf(problem, baseline, score, position)
             values.append(value)
             changed = changed or seen
@@ -134,16 +134,15 @@ class Occlusion(Explainer):
     def _ignores_input(self, problem: Problem, baseline: list[Any], score: Any) -> bool:
         """Whether neither the baseline nor random inputs change any score, though they differ from the inputs."""
         probes = []
-        for position, leaf in enumerate(problem.leaves):
+        for position, leaf in enumerate(problem.varied):
             shape = tuple(leaf.shape)
             normal = problem.streams.normal(range(shape[0]), range(_PROBES), shape[1:], part=position)
             probes.append([problem.to_device(normal[:, d], like=leaf) for d in range(_PROBES)])
         xp = problem.xp
         attempts = [baseline]
         for draw in range(_PROBES):
-            attempts.append(
-                [xp.astype(probe[draw], leaf.dtype) for probe, leaf in zip(probes, problem.leaves, strict=True)]
-            )
+            changed = [xp.astype(probe[draw], leaf.dtype) for probe, leaf in zip(probes, problem.varied, strict=True)]
+            attempts.append([*changed, *problem.leaves[len(changed) :]])
         return all(bool(np.all(problem.to_host(problem.scores(leaves) == score))) for leaves in attempts)
 
 

@@ -116,7 +116,8 @@ class IntegratedGradients(Explainer):
 class _PathGradients:
     """Kernel: weighted sums of gradients at points on straight paths, added to the sums so far.
 
-    `nodes` (draws,) is shared by all samples; `weights` is (sums, draws).
+    `nodes` (draws,) is shared by all samples; `weights` is (sums, draws). Leaves for which there are no nodes are
+    constants.
     """
 
     pick: Pick
@@ -134,18 +135,25 @@ class _PathGradients:
     ) -> list[Any]:
         xp = net.xp
         draws = tuple(nodes[0].shape)[0]
-        starts = [gather(xp, leaf, rows) for leaf in baseline]
-        ends = [gather(xp, leaf, rows) for leaf in leaves]
-        points = []
-        for start, end, node in zip(starts, ends, nodes, strict=True):
-            shape = tuple(end.shape)
-            along = xp.reshape(node, (1, draws, *(1 for _ in shape[1:])))
-            wide_start, wide_end = (xp.astype(part, node.dtype)[:, None, ...] for part in (start, end))
-            # In the form of the paper: elements equal to their baseline stay exactly so all the way.
-            point = wide_start + along * (wide_end - wide_start)
-            points.append(xp.reshape(xp.astype(point, end.dtype), (shape[0] * draws, *shape[1:])))
+        points = straight_points(xp, leaves, baseline, nodes, rows)
         chosen = gather(xp, index, rows)
         return add_weighted(xp, net, self.pick, sums, points, weights, chosen, draws)
+
+
+def straight_points(xp: Any, leaves: list[Any], baseline: list[Any], nodes: list[Any], rows: Any) -> list[Any]:
+    """Points (samples * draws, ...) on straight paths from baseline to leaves; leaves without nodes are constants."""
+    draws = tuple(nodes[0].shape)[0]
+    starts = [gather(xp, leaf, rows) for leaf in baseline]
+    ends = [gather(xp, leaf, rows) for leaf in leaves]
+    points = []
+    for start, end, node in zip(starts, ends, nodes, strict=False):
+        shape = tuple(end.shape)
+        along = xp.reshape(node, (1, draws, *(1 for _ in shape[1:])))
+        wide_start, wide_end = (xp.astype(part, node.dtype)[:, None, ...] for part in (start, end))
+        # In the form of the paper: elements equal to their baseline stay exactly so all the way.
+        point = wide_start + along * (wide_end - wide_start)
+        points.append(xp.reshape(xp.astype(point, end.dtype), (shape[0] * draws, *shape[1:])))
+    return points + [xp.repeat(end, draws, axis=0) for end in ends[len(nodes) :]]
 
 
 def add_weighted(
@@ -156,7 +164,7 @@ def add_weighted(
     repeated = None if index is None else xp.repeat(index, draws, axis=0)
     score, pull = net.pullback(points, lambda outputs: pick(xp, outputs, repeated))
     out = []
-    for before, gradient, weight in zip(sums, pull(xp.ones_like(score)), weights, strict=True):
+    for before, gradient, weight in zip(sums, pull(xp.ones_like(score)), weights, strict=False):
         if gradient is None:
             out.append(before)
             continue
@@ -173,7 +181,7 @@ def zero_sums(problem: Problem, samples: int, sums: int) -> list[Any]:
             xp.zeros_like(leaf[:1, None, ...], dtype=problem.accumulator_dtype(leaf)),
             (samples, sums, *tuple(leaf.shape)[1:]),
         )
-        for leaf in problem.leaves
+        for leaf in problem.varied
     ]
 
 
@@ -195,8 +203,8 @@ def _path_sums(
             taken = nodes[step.indices]
             factor = weights[:, step.indices].copy()
             factor[:, step.size :] = 0.0
-            along = [problem.to_device(taken, like=leaf) for leaf in problem.leaves]
-            scale = [problem.to_device(factor, like=leaf) for leaf in problem.leaves]
+            along = [problem.to_device(taken, like=leaf) for leaf in problem.varied]
+            scale = [problem.to_device(factor, like=leaf) for leaf in problem.varied]
             sums = problem.run(kernel, sums, problem.leaves, baseline, along, scale, rows, problem.index)
             work = block.width * step.width
             problem.work.add(work, work)
@@ -214,7 +222,7 @@ class _Finish:
         xp = net.xp
         values: list[Any] = []
         total: Any = None
-        for leaf, start, mean in zip(leaves, baseline, sums, strict=True):
+        for leaf, start, mean in zip(leaves, baseline, sums, strict=False):
             distance = xp.astype(leaf, mean.dtype) - xp.astype(start, mean.dtype)
             value = distance * mean[:, self.level, ...]
             values.append(value)
@@ -301,8 +309,8 @@ class ExpectedGradients(Explainer):
                 chosen, nodes = all_chosen[:, draw.indices], all_nodes[:, draw.indices]
                 weights = np.full((1, draw.width), 1.0 / self.samples)
                 weights[:, draw.size :] = 0.0
-                along = [problem.to_device(nodes, like=leaf) for leaf in problem.leaves]
-                scale = [problem.to_device(weights, like=leaf) for leaf in problem.leaves]
+                along = [problem.to_device(nodes, like=leaf) for leaf in problem.varied]
+                scale = [problem.to_device(weights, like=leaf) for leaf in problem.varied]
                 sums = problem.run(
                     kernel,
                     sums,
@@ -323,6 +331,10 @@ class ExpectedGradients(Explainer):
     def _residual(self, problem: Problem, background: list[Any], values: list[Any]) -> Any:
         """Sum of the values minus (score minus mean score of the background for the same target)."""
         xp, size = problem.xp, int(background[0].shape[0])
+        total: Any = sum(xp.sum(xp.reshape(value, (problem.batch, -1)), axis=1) for value in values)
+        if problem.origin is not None:
+            expected = self._mean_behind_layer(problem, background[0], total)
+            return total - (xp.astype(problem.scores_or_known(), total.dtype) - expected)
         mean: Any = None
         for block in spans(size, problem.rows, constant=problem.constant_shapes):
             weights = np.zeros(block.width)
@@ -333,8 +345,16 @@ class ExpectedGradients(Explainer):
             mean = part if mean is None else mean + part
             problem.work.add(block.width)
         expected = problem.run(_PickMean(problem.pick), mean, problem.index)
-        total: Any = sum(xp.sum(xp.reshape(value, (problem.batch, -1)), axis=1) for value in values)
         return total - (xp.astype(problem.scores_or_known(), total.dtype) - xp.astype(expected, total.dtype))
+
+    def _mean_behind_layer(self, problem: Problem, background: Any, like: Any) -> Any:
+        """Mean score (batch,) with the layer's value replaced by each of the background, all else as it is."""
+        xp, size = problem.xp, int(background.shape[0])
+        mean: Any = xp.zeros_like(like)
+        for row in range(size):
+            value = xp.broadcast_to(background[row : row + 1, ...], tuple(problem.leaves[0].shape))
+            mean = mean + xp.astype(problem.scores([value, *problem.leaves[1:]]), mean.dtype) / size
+        return mean
 
 
 def _paths(
@@ -379,7 +399,7 @@ class _ExpectedGradients:
         samples, draws = tuple(chosen.shape)
         flat = xp.reshape(chosen, (samples * draws,))
         points, distances = [], []
-        for leaf, data, node in zip(leaves, background, nodes, strict=True):
+        for leaf, data, node in zip(leaves, background, nodes, strict=False):
             end = gather(xp, leaf, rows)
             shape = tuple(end.shape)
             start = xp.reshape(xp.take(data, flat, axis=0), (samples, draws, *shape[1:]))
@@ -390,12 +410,12 @@ class _ExpectedGradients:
                 xp.reshape(xp.astype(wide_start + along * distance, end.dtype), (samples * draws, *shape[1:]))
             )
             distances.append(distance)
+        points += [xp.repeat(gather(xp, leaf, rows), draws, axis=0) for leaf in leaves[len(nodes) :]]
         chosen_index = gather(xp, index, rows)
         repeated = None if chosen_index is None else xp.repeat(chosen_index, draws, axis=0)
         score, pull = net.pullback(points, lambda outputs: self.pick(xp, outputs, repeated))
         out = []
-        for position, gradient in enumerate(pull(xp.ones_like(score))):
-            before = sums[position]
+        for position, (before, gradient) in enumerate(zip(sums, pull(xp.ones_like(score)), strict=False)):
             if gradient is None:
                 out.append(before)
                 continue

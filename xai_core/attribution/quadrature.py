@@ -119,8 +119,8 @@ class Level:
 def nested(name: str, steps: int, max_steps: int) -> tuple[Level, ...]:
     """A family of rules of which each holds the nodes of the one before, from at least `steps` to `max_steps` nodes.
 
-    Trapezoid and left and right sums double, the midpoint rule triples. Gauss-Legendre nodes never nest, so its place is
-    taken by Clenshaw-Curtis, which converges as fast on functions met here and doubles.
+    Trapezoid and left and right sums double, the midpoint rule triples. Gauss-Legendre nodes never nest, so its place
+    is taken by Clenshaw-Curtis, which converges as fast on functions met here and doubles.
 
     Because each new node's weights in all later rules are known in advance, one running sum per level suffices and no
     gradient is kept.

@@ -15,6 +15,16 @@ from typing import Any
 import numpy as np
 
 from xai_core.attribution.base import Explainer
+from xai_core.attribution.cam import (
+    EigenCAM,
+    EigenGradCAM,
+    GradCAM,
+    GradCAMPlusPlus,
+    HiResCAM,
+    LayerCAM,
+    NormGrad,
+    XGradCAM,
+)
 from xai_core.attribution.gradient import Gradient, InputXGradient
 from xai_core.attribution.noise import SmoothGrad, SquareGrad, VarGrad
 from xai_core.attribution.occlusion import Occlusion
@@ -51,7 +61,7 @@ class Framework:
         return np.ascontiguousarray(np.moveaxis(images, -1, self.channel_axis))
 
     def outputs(self, values: _Host) -> _Host:
-        """Attributions of this network as (batch, height, width, 3)."""
+        """Attributions of this network as (batch, height, width, 3), maps as (batch, height, width, 1)."""
         return np.moveaxis(values, self.channel_axis, -1)
 
 
@@ -188,6 +198,8 @@ def explainers(draws: int) -> Iterator[tuple[Explainer, Explainer]]:
         yield noisy(samples=draws), noisy(samples=few)
     window = lite0.SIZE // 7
     yield Occlusion(window=window, stride=window), Occlusion(window=window, stride=window)
+    for cam in (GradCAM, GradCAMPlusPlus, XGradCAM, HiResCAM, LayerCAM, EigenCAM, EigenGradCAM, NormGrad):
+        yield cam(), cam()
 
 
 def _moved(explainer: Explainer, framework: Framework) -> Explainer:
