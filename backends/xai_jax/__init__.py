@@ -95,14 +95,11 @@ class JaxBackend(Backend):
 
 def _kind(model: Any) -> str | None:
     """Which library a model comes from, found without importing any."""
-    flax, equinox = sys.modules.get("flax"), sys.modules.get("equinox")
-    if flax is not None:
-        if isinstance(model, flax.nnx.Module):
-            return "nnx"
-        if isinstance(model, flax.linen.Module):
-            return "linen"
-    if equinox is not None and isinstance(model, equinox.Module):
-        return "equinox"
+    kinds = {"flax.nnx": "nnx", "flax.linen": "linen", "equinox": "equinox"}
+    for library, kind in kinds.items():
+        loaded = sys.modules.get(library)  # Haiku loads a part of Flax, without its modules
+        if loaded is not None and isinstance(model, loaded.Module):
+            return kind
     if type(model).__module__.startswith("haiku.") and hasattr(model, "init") and hasattr(model, "apply"):
         return "haiku"
     return None
