@@ -7,9 +7,11 @@
 
 from importlib.metadata import version as _version
 
+from xai_core.attribution.backprop import Deconvnet, GuidedBackprop
 from xai_core.attribution.base import Explainer, methods
 from xai_core.attribution.cam import (
     CAM,
+    LIFTCAM,
     AblationCAM,
     EigenCAM,
     EigenGradCAM,
@@ -22,9 +24,11 @@ from xai_core.attribution.cam import (
     SmoothGradCAMPlusPlus,
     XGradCAM,
 )
+from xai_core.attribution.deep_lift import DeepLIFT, DeepSHAP
 from xai_core.attribution.gradient import Gradient, InputXGradient
 from xai_core.attribution.guided_path import BlurIntegratedGradients, GuidedIntegratedGradients, SmoothTaylor
 from xai_core.attribution.layerwise import Conductance, GradientXActivation, InternalInfluence, LayerActivation
+from xai_core.attribution.lrp import LRP, DeepTaylor, ExcitationBackprop
 from xai_core.attribution.noise import SmoothGrad, SquareGrad, VarGrad
 from xai_core.attribution.occlusion import Occlusion
 from xai_core.attribution.path import ExpectedGradients, IntegratedGradients
@@ -45,6 +49,7 @@ from xai_core.errors import (
     TargetError,
     TrainingModeError,
     UnknownNameError,
+    UnsupportedOperation,
     XaiError,
 )
 from xai_core.explain import explain
@@ -59,6 +64,8 @@ __version__ = _version("xai-core")
 
 __all__ = [
     "CAM",
+    "LIFTCAM",
+    "LRP",
     "AblationCAM",
     "BackendError",
     "Baseline",
@@ -68,8 +75,13 @@ __all__ = [
     "CapabilityError",
     "Conductance",
     "ConvergenceError",
+    "Deconvnet",
+    "DeepLIFT",
+    "DeepSHAP",
+    "DeepTaylor",
     "EigenCAM",
     "EigenGradCAM",
+    "ExcitationBackprop",
     "ExpectedGradients",
     "Explainer",
     "Explanation",
@@ -78,6 +90,7 @@ __all__ = [
     "Gradient",
     "GradientSHAP",
     "GradientXActivation",
+    "GuidedBackprop",
     "GuidedIntegratedGradients",
     "HiResCAM",
     "InputDependenceError",
@@ -110,6 +123,7 @@ __all__ = [
     "TargetError",
     "TrainingModeError",
     "UnknownNameError",
+    "UnsupportedOperation",
     "VarGrad",
     "XGradCAM",
     "XaiError",

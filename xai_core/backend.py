@@ -23,7 +23,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from xai_core.errors import BackendError, describe
+from xai_core.errors import BackendError, describe, dtype_name
+from xai_core.graph import Graph
 from xai_core.layers import Tree, Visitor
 from xai_core.structure import flatten
 
@@ -33,6 +34,7 @@ __all__ = [
     "Backend",
     "Identity",
     "Tapped",
+    "Traced",
     "available",
     "backend_of_array",
     "backend_of_model",
@@ -47,6 +49,8 @@ Around = Callable[[str, str, Callable[[Any], Any], Any], Any]
 """`around(path, operation, compute, given)`: `compute(given)`, one layer of a model, with what goes in and out shown."""
 Tapped = Callable[[Any, Any, Visitor, Callable[[Any], Any]], Any]
 """`tapped(params, x, visitor, pick)`: see `Adapted.tapped`."""
+Traced = Callable[[Any, Any, Callable[[Any], Any]], Graph]
+"""`traced(params, x, pick)`: see `Adapted.traced`."""
 
 
 class Backend(ABC):
@@ -109,6 +113,10 @@ class Backend(ABC):
         """`function`, compiled if the framework compiles. Arguments are nested lists and tuples of arrays, or None."""
         return function
 
+    def eager(self) -> AbstractContextManager[Any]:
+        """Context in which operations on arrays made there run at once, also while something is being traced."""
+        return contextlib.nullcontext()
+
     def abstract(self, function: Callable[..., Any], *arguments: Any) -> None:
         """Run `function(*arguments)` for what it does on the host, computing as little as the framework can."""
         function(*arguments)
@@ -133,9 +141,9 @@ class Backend(ABC):
     def depends(self, function: Callable[..., Any], params: Any, leaves: list[Any]) -> bool:
         """Whether `function(params, leaves)` depends on any leaf; asked only when a whole explanation came out as zero.
 
-        This default asks `vjp` which gradients the framework knows to be none.
+        This default asks `vjp` which gradients the framework knows to be none. Of integers it cannot tell.
         """
-        if not self.differentiable:
+        if not self.differentiable or not all("float" in dtype_name(leaf.dtype) for leaf in leaves):
             return True
         value, pull = self.vjp(lambda inner: function(params, inner), leaves)
         return any(gradient is not None for gradient in pull(self.xp.ones_like(value)))
@@ -194,6 +202,9 @@ class Adapted:
         `None` if the layers of this kind of model cannot be followed.
     locate
         Path of a layer that is given as the object itself; `None` if it is none of this model's.
+    traced
+        `traced(params, x, pick)`: the operations of `pick(apply(params, x))` at the shapes of `x`, with layers marked;
+        `pick` is hashable, and equal for equal work. `None` if this kind of model cannot be traced.
     """
 
     backend: Backend
@@ -207,6 +218,7 @@ class Adapted:
     sequence_axis: int | None = None
     tapped: Tapped | None = None
     locate: Callable[[Any], str | None] = _locate_nothing
+    traced: Traced | None = None
 
 
 @functools.cache

@@ -24,6 +24,7 @@ __all__ = [
     "TargetError",
     "TrainingModeError",
     "UnknownNameError",
+    "UnsupportedOperation",
     "XaiError",
     "describe",
 ]
@@ -98,6 +99,10 @@ class UnknownNameError(XaiError, LookupError):
 
 class LayerError(UnknownNameError):
     """No such layer, or none that can be told from others or followed."""
+
+
+class UnsupportedOperation(CapabilityError):  # noqa: N818, the name of the contract
+    """An operation of the model has no rule in this method."""
 
 
 class ConvergenceError(XaiError, ArithmeticError):

@@ -51,7 +51,7 @@ class Explanation:
     channel_axis
         Channel axis of image inputs.
     coverage
-        For rule methods, how many operations each rule hit.
+        For rule methods, the operations that each rule hit, as `layer: operation`.
     layer
         Layer whose value was explained, as text; `values` then is one array, of the shape of that value, or for the CAM
         methods a map with one channel of the size of the input.
@@ -66,7 +66,7 @@ class Explanation:
     seed: int = 0
     rows: tuple[int, int] = (0, 0)
     channel_axis: int = -1
-    coverage: Mapping[str, int] = field(default_factory=dict)
+    coverage: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     layer: str | None = None
 
     def __len__(self) -> int:
@@ -119,7 +119,7 @@ class Explanation:
             "seed": self.seed,
             "rows": list(self.rows),
             "channel_axis": self.channel_axis,
-            "coverage": dict(self.coverage),
+            "coverage": {rule: list(hit) for rule, hit in self.coverage.items()},
             "layer": self.layer,
             "explainer": _encode_explainer(self.explainer, arrays),
         }
@@ -187,7 +187,7 @@ def load(path: str | Path) -> Explanation:
             seed=meta["seed"],
             rows=(meta["rows"][0], meta["rows"][1]),
             channel_axis=meta["channel_axis"],
-            coverage=meta["coverage"],
+            coverage={rule: tuple(hit) for rule, hit in meta["coverage"].items()},
             layer=meta.get("layer"),
             **parts,
         )

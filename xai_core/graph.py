@@ -69,7 +69,12 @@ class Node:
         multiplies the operand so that the result is multiplied by `factor`, an array of the rank of the result whose
         size is 1 along all axes but those that come from this operand alone. `along_axes` makes one.
 
-        `varies` of a contraction: for the position of an operand, the axes of the result that come from it alone.
+        `varies` of a contraction: for the position of an operand, the axes of the result that come from it alone; a
+        mapping from them to the operand's axes where there is one.
+
+        Of a structure, where it is one of these: `reshape` (True: only the shape changes), `permutation` (axis `i` of the
+        result is this axis of the input), `axes` (axis of the result for each axis of the input; all others are new
+        or repeat), and `cast` of a change of dtype.
     path
         Path of the innermost layer that it belongs to, as `xai.layers` writes it; empty outside of all.
     source
@@ -106,6 +111,8 @@ class Graph:
         Of every value, with the batch size of the trace; dtypes by NumPy's names.
     layers
         Number of the value at each layer's inputs and outputs, calls filled in.
+    memory
+        What was found out about these operations; shared by graphs that differ in parameters, inputs or output only.
     """
 
     nodes: tuple[Node, ...]
@@ -116,6 +123,7 @@ class Graph:
     shapes: Mapping[int, tuple[int, ...]]
     dtypes: Mapping[int, str]
     layers: Mapping[Layer, int] = field(default_factory=dict)
+    memory: dict[Any, Any] = field(default_factory=dict)
 
     def with_constants(self, constants: Mapping[int, Any]) -> Graph:
         """The same operations with other parameters."""

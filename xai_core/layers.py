@@ -17,7 +17,7 @@ from typing import Any
 
 from xai_core.errors import LayerError, OptionError, describe, dtype_name
 
-__all__ = ["Layer", "LayerInfo", "LayerTable", "Reached", "Tape", "Visitor", "find", "parse"]
+__all__ = ["Layer", "LayerInfo", "LayerTable", "Reached", "Tape", "Visitor", "find", "parse", "rows_first"]
 
 _SPELLING = re.compile(r"(?P<path>.+?)(?:#(?P<call>[1-9]\d*))?(?::(?P<io>input|output)(?:\[(?P<part>\d+)\])?)?")
 
@@ -106,7 +106,7 @@ class LayerInfo:
     @property
     def spatial(self) -> bool:
         """Whether its (first) output is a map: batch, channels and at least one axis of several positions."""
-        return bool(self.shapes) and "float" in self.dtypes[0] and is_map(self.shapes[0])
+        return bool(self.shapes) and "float" in self.dtypes[0] and is_map(self.shapes[0]) and _one_row(self.shapes[0])
 
 
 def is_map(shape: tuple[int, ...]) -> bool:
@@ -115,10 +115,17 @@ def is_map(shape: tuple[int, ...]) -> bool:
 
 
 class LayerTable(Sequence[LayerInfo]):
-    """The layers of a model in the order in which their calls end; prints as a table."""
+    """The layers of a model in the order in which their calls end; prints as a table.
 
-    def __init__(self, rows: Sequence[LayerInfo]) -> None:
+    Attributes
+    ----------
+    hidden
+        Layers that are called where they cannot be followed, and how many rows come before each.
+    """
+
+    def __init__(self, rows: Sequence[LayerInfo], hidden: Sequence[tuple[int, str]] = ()) -> None:
         self._rows = tuple(rows)
+        self.hidden = tuple(hidden)
 
     def __getitem__(self, index: Any) -> Any:
         return self._rows[index]
@@ -160,6 +167,13 @@ def find(table: LayerTable, wanted: Layer, model: str) -> Layer:
         `wanted` does not say which call.
     """
     rows = [row for row in table if row.path == wanted.path]
+    if not rows and wanted.path in (path for _, path in table.hidden):
+        raise LayerError(
+            f"The layer {wanted.path!r} is called inside a loop, a branch or a function with a derivative of its own, "
+            "where its values cannot be followed.",
+            received=str(wanted),
+            fix="name a layer before or behind; xai.layers(model, x) lists what can be named.",
+        )
     if not rows:
         names = list(dict.fromkeys(row.path for row in table))
         near = difflib.get_close_matches(wanted.path, names, n=3, cutoff=0.3)
@@ -191,6 +205,29 @@ def find(table: LayerTable, wanted: Layer, model: str) -> Layer:
             fix=f"{wanted.path}:{wanted.io}[0] is the first." if arrays else "choose another layer.",
         )
     return Layer(wanted.path, row.call, wanted.io, wanted.part)
+
+
+def rows_first(table: LayerTable, layer: Layer, name: str) -> tuple[int, ...]:
+    """Shape of the value at a layer, of which a listing with one sample says whether samples come first.
+
+    Raises
+    ------
+    LayerError
+        If they do not: a sequence with the batch second, windows or heads that are part of the batch, weights.
+    """
+    row = next(row for row in table if (row.path, row.call) == (layer.path, layer.call or 1))
+    shape = (row.shapes if layer.io == "output" else row.given)[layer.part]
+    if not _one_row(shape):
+        raise LayerError(
+            f"The value at layer {name!r} must have one row per sample, on its first axis.",
+            received=f"value of shape {shape} for one sample",
+            fix="name a layer that keeps samples first.",
+        )
+    return shape
+
+
+def _one_row(shape: tuple[int, ...]) -> bool:
+    return bool(shape) and shape[0] in (1, -1)
 
 
 class Reached(BaseException):
@@ -260,6 +297,7 @@ class Visitor:
         self._tape = None if resume else tape
         self._known = tape.known if resume and tape is not None else {}
         self._values = tape.values if resume and tape is not None else {}
+        self._hidden: list[tuple[int, str]] = []
         self._counts: dict[str, int] = {}
         self._open: list[tuple[str, int]] = []
         self._given: dict[tuple[str, int], tuple[tuple[int, ...], ...]] = {}
@@ -341,6 +379,11 @@ class Visitor:
                 }
             )
 
+    def hide(self, path: str) -> None:
+        """A layer is called where it cannot be followed."""
+        if self.listing is not None:
+            self._hidden.append((len(self.listing), path))
+
     def values(self, path: str, call: int, io: str, arrays: list[Any], copy: Callable[[Any], Any] = _same) -> list[Any]:
         """Show the arrays that go into or come out of a call; what comes back takes their place."""
         arrays = list(arrays)
@@ -380,7 +423,7 @@ class Visitor:
         calls: dict[str, int] = {}
         for row in rows:
             calls[row["path"]] = max(calls.get(row["path"], 0), row["call"])
-        return LayerTable([LayerInfo(calls=calls[row["path"]], **row) for row in rows])
+        return LayerTable([LayerInfo(calls=calls[row["path"]], **row) for row in rows], self._hidden)
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,14 @@ from xai_core.errors import (
     XaiError,
     describe,
 )
-from xai_core.layers import Layer, LayerTable, Reached, Tape, Visitor, find, parse
+from xai_core.graph import Graph
+from xai_core.layers import Layer, LayerTable, Reached, Tape, Visitor, find, parse, rows_first
 from xai_core.structure import Structure, flatten
 
 __all__ = ["Bound", "Model", "Net", "bind", "layers", "wrap"]
 
 _COMPILED_PER_MODEL = 256
+_DESCRIPTIONS_PER_MODEL = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -342,6 +344,7 @@ class Net:
     output: Any
     tapped: Callable[[Any, Visitor, Callable[[Any], Any]], Any] | None = None
     latest: _Latest | None = None
+    traced: Callable[[Any, Callable[[Any], Any]], Graph] | None = None
 
     def __call__(self, leaves: list[Any], visitor: Visitor | None = None) -> Any:
         """Scores for a batch of rows, (rows, ...); `visitor` follows the run through the model's layers."""
@@ -366,9 +369,30 @@ class Net:
         """Run the model for what the visitor sees, whatever it returns."""
         self._run(leaves, visitor, lambda raw: None)
 
+    def graph(self, leaves: list[Any]) -> Graph:
+        """The operations of the model at the shapes of some rows.
+
+        Raises
+        ------
+        CapabilityError
+            If models of this kind cannot be traced.
+        """
+        if self.traced is None:
+            raise CapabilityError(
+                "The operations of this model cannot be seen.",
+                received=f"a model of backend {self.backend.name}",
+                fix="pass the framework's own model object, or use a method that only calls the model, such as Occlusion.",
+            )
+        x = self.structure.rebuild(leaves)
+        with _explained(x):
+            graph = self.traced(x, _Scores(self.output, self.backend))
+        if isinstance(self.output, Layer):
+            graph = replace(graph, output=_value_at(graph, self.output))
+        return graph
+
     def _run(self, leaves: list[Any], visitor: Visitor | None, pick: Callable[[Any], Any] | None = None) -> Any:
         x = self.structure.rebuild(leaves)
-        try:
+        with _explained(x):
             if visitor is None:
                 return self._pick(self.call(x))
             if self.tapped is None:
@@ -379,15 +403,6 @@ class Net:
                     'name values with xai_jax.tap(value, "name").',
                 )
             return self.tapped(x, visitor, pick or self._pick)
-        except (XaiError, Reached):
-            raise
-        except Exception as error:
-            raise ModelError(
-                f"The model failed when it was called: {type(error).__name__}: {error}",
-                received=f"inputs: {describe(x)}",
-                fix="call the model itself with these inputs and see that it works; "
-                "a JAX or TensorFlow function must also work under jax.jit or tf.function.",
-            ) from error
 
     def _pick(self, raw: Any) -> Any:
         return None if isinstance(self.output, Layer) else select(raw, self.output, self.backend)
@@ -427,6 +442,44 @@ class Net:
         return self.backend.vjp(lambda inner: head(self(inner)), leaves)
 
 
+@contextmanager
+def _explained(x: Any) -> Iterator[None]:
+    """Errors of the user's own model, said as such."""
+    try:
+        yield
+    except (XaiError, Reached):
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"The model failed when it was called: {type(error).__name__}: {error}",
+            received=f"inputs: {describe(x)}",
+            fix="call the model itself with these inputs and see that it works; "
+            "a JAX or TensorFlow function must also work under jax.jit or tf.function.",
+        ) from error
+
+
+def _value_at(graph: Graph, layer: Layer) -> int:
+    if layer not in graph.layers:
+        raise LayerError(
+            f"The run did not come to layer {str(layer)!r}.",
+            fix="a layer that is called inside a loop or a branch of its framework cannot be looked at.",
+        )
+    return graph.layers[layer]
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """Takes the scores out of what the model returns; any array where a layer's value takes their place."""
+
+    output: Any
+    backend: Backend
+
+    def __call__(self, raw: Any) -> Any:
+        if isinstance(self.output, Layer):
+            return next(leaf for leaf in flatten(raw)[0] if self.backend.owns(leaf))
+        return select(raw, self.output, self.backend)
+
+
 def _instead(value: Any, old: Any) -> Any:
     return value
 
@@ -452,6 +505,11 @@ class LayerNet:
     def __call__(self, leaves: list[Any]) -> Any:
         _, resume = self.net.tap(leaves[1:], [self.layer])
         return resume(leaves[:1])
+
+    def graph(self, leaves: list[Any]) -> Graph:
+        """The operations behind the layer: its value is the first input."""
+        graph = self.net.graph(leaves[1:])
+        return replace(graph, inputs=(_value_at(graph, self.layer), *graph.inputs))
 
     def pullback(self, leaves: list[Any], head: Callable[[Any], Any]) -> tuple[Any, Pull]:
         _, resume = self.net.tap(leaves[1:], [self.layer])
@@ -636,7 +694,9 @@ class Bound:
         chosen = self.model.output if neuron is None else neuron
         if neuron is None and not isinstance(chosen, Layer):
             return self
-        return replace(self, model=replace(self.model, output=self.find(chosen, leaves)))
+        layer = self.find(chosen, leaves)
+        self.require_rows(layer, leaves)
+        return replace(self, model=replace(self.model, output=layer))
 
     def layers(self, leaves: list[Any]) -> LayerTable:
         """What can be named in this model; found out with one sample, once per input shapes."""
@@ -652,10 +712,37 @@ class Bound:
             self._cache.put(key, known)
         return known
 
+    def learn(self, kernel: Callable[..., Any], leaves: list[Any]) -> Any:
+        """What `kernel(net, leaves)` finds out about the model on the host, at the shapes of `leaves`.
+
+        Compiled models change only with what is in the key; elsewhere the kernel is asked each time.
+        """
+        shapes = tuple((tuple(leaf.shape), str(leaf.dtype)) for leaf in leaves)
+        named = (self.structure, self.model.output, self.layer, id(self.static), self.adapted.backend.name)
+        key = ("learned", kernel, shapes, *named)
+        known: Any = self._cache.get(key)
+        if known is None:
+            found: list[Any] = []
+
+            def note(net: Net, given: list[Any]) -> None:
+                found.append(kernel(net, given))
+
+            entry = _entry(note, self.structure, self.model.output, self.backend, self.layer)
+            with _applying(self.adapted):
+                self.backend.abstract(entry, self.params, leaves)
+            known = found[0]
+            if self.backend.compiles:
+                self._cache.put(key, known)
+        return known
+
     def name_of(self, layer: Layer, leaves: list[Any]) -> str:
         """A layer as a user would write it: without its call if there is only one."""
         rows = [row for row in self.layers(leaves) if row.path == layer.path]
         return str(replace(layer, call=None) if len(rows) == 1 else layer)
+
+    def require_rows(self, layer: Layer, leaves: list[Any]) -> None:
+        """Raise LayerError unless the value at a layer has samples on its first axis."""
+        rows_first(self.layers(leaves), layer, self.name_of(layer, leaves))
 
     def find(self, spec: Any, leaves: list[Any]) -> Layer:
         """The layer that a user names by text, `Layer` or the layer object itself.
@@ -669,6 +756,12 @@ class Bound:
             wanted = parse(spec)
         elif isinstance(spec, Layer):
             wanted = spec
+        elif isinstance(spec, (tuple, list)):
+            raise LayerError(
+                "One layer is meant here; only class activation maps look at several.",
+                received=describe(spec),
+                fix="explain one after the other, or read several in one pass: xai.wrap(model).read(x, [...]).",
+            )
         else:
             path = self.adapted.locate(spec)
             if path is None:
@@ -694,7 +787,7 @@ def _entry(
         adapted = _APPLY.adapted
         if adapted is None:
             raise BackendError("A compiled part of an explanation was called outside of it.")
-        tapped = adapted.tapped
+        tapped, traced = adapted.tapped, adapted.traced
         net: Any = Net(
             backend.xp,
             backend,
@@ -703,6 +796,7 @@ def _entry(
             output,
             None if tapped is None else lambda x, visitor, pick: tapped(params, x, visitor, pick),
             _APPLY.latest,
+            None if traced is None else lambda x, pick: traced(params, x, pick),
         )
         return kernel(net if layer is None else LayerNet(net, layer), *arguments)
 
@@ -758,6 +852,10 @@ class _Compiled:
 
     def intern(self, static: Hashable) -> Hashable:
         """The first of all equal descriptions; kept, so that its identity stays its own."""
+        if static not in self._statics and len(self._statics) >= _DESCRIPTIONS_PER_MODEL:
+            # A model that is another at each call, because it keeps something of it: let go of what it was.
+            self._statics.clear()
+            self._entries.clear()
         return self._statics.setdefault(static, static)
 
     def get(self, key: Hashable) -> Callable[..., Any] | None:

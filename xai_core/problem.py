@@ -107,7 +107,7 @@ class Problem:
         value = self.read([layer])[0]
         if not is_floating(value):
             raise LayerError(
-                f"The value at layer {str(layer)!r} holds no floating-point numbers.",
+                f"The value at layer {self.name_of(layer)!r} holds no floating-point numbers.",
                 received=describe(value),
                 fix="name a layer behind it.",
             )
@@ -125,6 +125,8 @@ class Problem:
         LayerError
             If a value does not have one row per input row.
         """
+        for layer in layers:
+            self.bound.require_rows(layer, self.leaves)
         leaves = self.leaves if leaves is None else leaves
         total = int(leaves[0].shape[0])
         parts = []
@@ -136,7 +138,7 @@ class Problem:
                 shape = tuple(value.shape)
                 if not shape or shape[0] != block.width:
                     raise LayerError(
-                        f"The value at layer {str(layer)!r} must have one row per sample, on its first axis.",
+                        f"The value at layer {self.name_of(layer)!r} must have one row per sample, on its first axis.",
                         received=f"{describe(value)} for {block.width} samples",
                         fix="name a layer that keeps samples first.",
                     )
@@ -309,7 +311,8 @@ def open_problem(
                 raise IntegerInputError(
                     f"{method} differentiates with respect to `{structure.label(position)}`, which holds integers.",
                     received=describe(given[position]),
-                    fix='images: x.astype("float32"); token ids: attribute at the embedding, layer="embedding".',
+                    fix='images: x.astype("float32"); token ids: attribute at the embedding, with '
+                    'IntegratedGradients(layer="embedding") for example.',
                 )
     seed = check_seed(seed)
     names = list(range(batch)) if index is None else _sample_index(index, batch)

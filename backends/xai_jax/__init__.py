@@ -14,6 +14,7 @@ import numpy as np
 
 from xai_core.backend import Adapted, Around, Backend, Identity, Pull, Tapped, lifetime
 from xai_core.errors import ModelError, TrainingModeError, describe
+from xai_jax.graph import traced
 from xai_jax.taps import follow, tap
 
 __all__ = ["JaxBackend", "backend", "tap"]
@@ -72,6 +73,9 @@ class JaxBackend(Backend):
 
     def tapped(self, marked: Callable[[Any, Any, Around], Any]) -> Tapped:
         return follow(marked)
+
+    def eager(self) -> contextlib.AbstractContextManager[Any]:
+        return jax.ensure_compile_time_eval()
 
     def abstract(self, function: Callable[..., Any], *arguments: Any) -> None:
         jax.eval_shape(function, *arguments)
@@ -188,6 +192,7 @@ def _nnx(backend: JaxBackend, model: Any, params: Any) -> Adapted:
         check=check,
         device=_device(nnx.state(model)),
         tapped=backend.tapped(marked),
+        traced=traced(marked),
         locate=locate,
     )
 
@@ -257,6 +262,7 @@ def _linen(backend: JaxBackend, model: Any, params: Any) -> Adapted:
         read=lambda _: (variables, None),
         device=_device(variables),
         tapped=backend.tapped(marked),
+        traced=traced(marked),
         locate=lambda layer: getattr(layer, "name", None) if hasattr(layer, "parent") else None,
     )
 
@@ -305,6 +311,7 @@ def _equinox(backend: JaxBackend, model: Any, params: Any) -> Adapted:
         channel_axis=1,
         sequence_axis=1 if _convolves_signals(model) else -1,
         tapped=backend.tapped(marked),
+        traced=traced(marked),
         locate=locate,
     )
 
@@ -369,6 +376,7 @@ def _haiku(backend: JaxBackend, model: Any, params: Any) -> Adapted:
         read=lambda _: (params, None),
         device=_device(params),
         tapped=backend.tapped(marked),
+        traced=traced(marked),
     )
 
 
@@ -396,6 +404,7 @@ def _function(backend: JaxBackend, model: Any, params: Any) -> Adapted:
         read=read,
         device=_device(params),
         tapped=backend.tapped(lambda held, x, _: apply(held, x)),
+        traced=traced(lambda held, x, _: apply(held, x)),
     )
 
 

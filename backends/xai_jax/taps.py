@@ -127,6 +127,8 @@ def _interpret(program: Any, constants: Any, arguments: Any, visitor: Visitor) -
         elif equation.primitive.name in INLINED and inner is not None and _has_marks(inner[0]):
             found = _interpret(*inner, given, visitor)
         else:
+            for path in dict.fromkeys(_marks(equation)):
+                visitor.hide(path)
             with equation.ctx.manager:
                 found = equation.primitive.bind(*given, **equation.primitive.get_bind_params(equation.params))
         if not equation.primitive.multiple_results:
@@ -142,6 +144,16 @@ def _visit(visitor: Visitor, arrays: list[Any], *, path: str, io: str, operation
         call = visitor.end(path)
         visitor.note(path, call, operation, arrays)
     return visitor.values(path, call, io, arrays)
+
+
+def _marks(equation: Any) -> Iterator[str]:
+    """Paths of the layers whose outputs are marked inside an operation."""
+    for inner, _ in programs(equation.params):
+        for part in inner.eqns if _has_marks(inner) else ():
+            if part.primitive is not MARK:
+                yield from _marks(part)
+            elif part.params["io"] == "output":
+                yield part.params["path"]
 
 
 def programs(params: dict[str, Any]) -> Iterator[tuple[Any, Any]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,12 +28,14 @@ def snake_case(name: str) -> str:
 class Attribution:
     """What a method computes: one array per leaf that varies, and the completeness gap (batch,) if it promises one.
 
-    `layer` names the layer whose value was explained in place of the inputs, one array then.
+    `layer` names the layer whose value was explained in place of the inputs, one array then; `coverage` is that of
+    `Explanation`.
     """
 
     values: list[Any]
     residual: Any = None
     layer: str | None = None
+    coverage: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 _METHODS: dict[str, type[Explainer]] = {}
@@ -121,7 +124,7 @@ class Explainer(ABC):
         value = found.values[0]
         leaf = behind.leaves[0]
         cast = value if value.dtype == leaf.dtype else problem.xp.astype(value, leaf.dtype)
-        return Attribution([cast], found.residual, problem.name_of(behind.bound.layer))
+        return replace(found, values=[cast], layer=problem.name_of(behind.bound.layer))
 
     def __call__(self, model: Any, x: Any, *, target: Any = None, seed: int = 0, index: Any = None) -> Explanation:
         """Explain `model` at `x`.
@@ -216,6 +219,7 @@ def _explanation(
         seed=seed,
         rows=(problem.work.forward, problem.work.backward),
         channel_axis=problem.bound.channel_axis,
+        coverage=found.coverage,
         layer=found.layer,
     )
 

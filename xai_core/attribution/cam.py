@@ -7,25 +7,30 @@ maps, (positions, channels) of one sample, and `G` for the gradient of the score
 from __future__ import annotations
 
 import math
+import re
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 
 from xai_core.attribution.base import Attribution, Explainer, positive_int
+from xai_core.attribution.deep_lift import LiftPlan, contributions
 from xai_core.attribution.gradient import join, trim
+from xai_core.attribution.ruled import blockwise, covered
 from xai_core.baselines import resolve_baseline, sample_range
 from xai_core.blocks import blocks, spans
 from xai_core.errors import CapabilityError, InputError, LayerError, OptionError, describe
-from xai_core.layers import Layer, LayerInfo, LayerTable
+from xai_core.layers import Layer, LayerInfo, LayerTable, Visitor, rows_first
 from xai_core.model import Net
 from xai_core.problem import Problem, gather, is_floating
 from xai_core.targets import Pick
 
 __all__ = [
     "CAM",
+    "LIFTCAM",
     "AblationCAM",
     "EigenCAM",
     "EigenGradCAM",
@@ -42,6 +47,15 @@ __all__ = [
 
 _SPECIAL_TOKENS = 8
 """Most leading tokens (class, registers) that a token grid is recognised with."""
+_CONVOLVING = re.compile(
+    r"(depthwise|separable)*conv(olution)?(al)?(transpose)?\d?d?(transpose)?|(batch|instance)norm(alization)?\d?d?"
+    r"|(global|adaptive)*(max|avg|average)pool(ing)?\d?d?"
+)
+_ON_LAST_AXIS = re.compile(
+    r"linear|dense|(layer|rms)norm(alization)?|embedding|lstm|gru|rnn|.*attention|transformer(en|de)coder(layer)?"
+)
+_POOLING = re.compile(r".*pool.*")
+_PASSING = re.compile(r".*dropout.*|identity")
 
 
 @dataclass(frozen=True)
@@ -114,10 +128,11 @@ def resize_matrix(size: int, wanted: int) -> np.ndarray[Any, Any]:
 def canvas(problem: Problem) -> Canvas:
     """The input leaf that has spatial axes: the first image or signal, else the first list of tokens."""
     shapes = [tuple(leaf.shape) for leaf in problem.leaves]
-    for position, (shape, leaf) in enumerate(zip(shapes, problem.leaves, strict=True)):
-        channel = problem.bound.channel_axis_of(shape)
-        if channel is not None and is_floating(leaf):
-            return Canvas(position, tuple(n for axis, n in enumerate(shape) if axis not in (0, channel)), channel)
+    for floating in (True, False):
+        for position, (shape, leaf) in enumerate(zip(shapes, problem.leaves, strict=True)):
+            channel = problem.bound.channel_axis_of(shape)
+            if channel is not None and is_floating(leaf) == floating and (floating or len(shape) > 3):
+                return Canvas(position, tuple(n for axis, n in enumerate(shape) if axis not in (0, channel)), channel)
     for position, (shape, leaf) in enumerate(zip(shapes, problem.leaves, strict=True)):
         if len(shape) == 2 and not is_floating(leaf):
             return Canvas(position, shape[1:], None)
@@ -129,49 +144,101 @@ def canvas(problem: Problem) -> Canvas:
     )
 
 
-def maps_of(problem: Problem, over: Canvas, layer: Layer, shape: tuple[int, ...], grid: Any) -> Maps:
-    """How to read a layer's value of that shape.
+def maps_of(problem: Problem, over: Canvas, layer: Layer, grid: Any) -> Maps:
+    """How to read a layer's value.
 
     Raises
     ------
     LayerError
         If it has no channels and positions, or its tokens are no grid that can be recognised.
     """
+    table = problem.bound.layers(problem.leaves)
+    name = str(problem.name_of(layer))
+    shape = rows_first(table, layer, name)
     axes = len(over.sizes)
-    if len(shape) == axes + 2 and not (axes > 1 and grid is not None):
-        channel = (len(shape) - 1) if over.channel is None else _channel(problem, shape)
+    if len(shape) == axes + 2 and not _between_tokens(table, shape, over):
+        channel = channel_axis(problem, over, table, layer, shape, grid)
         sizes = tuple(n for axis, n in enumerate(shape) if axis not in (0, channel))
         if grid is None:
             return Maps(layer, channel, 0, sizes)
-        return Maps(layer, channel, sizes[0] - _checked(grid, sizes[0], layer)[0], tuple(grid))
+        if axes == 1 or sizes == tuple(grid):
+            return Maps(layer, channel, math.prod(sizes) - _checked(grid, math.prod(sizes), name)[0], tuple(grid))
+        raise OptionError(
+            f"`grid` is not the size of the maps at layer {name!r}.",
+            received=f"grid={tuple(grid)} for a value of shape {shape}",
+            fix="leave it out; it is for tokens that form a grid.",
+        )
     if len(shape) == 3 and axes > 1:
         tokens = shape[1]
-        found = _checked(grid, tokens, layer)[1] if grid is not None else token_grid(tokens, over.sizes)
+        found = _checked(grid, tokens, name)[1] if grid is not None else token_grid(tokens, over.sizes)
         if found is None:
             raise LayerError(
-                f"The {tokens} tokens at layer {str(layer)!r} are no grid over an input of size {over.sizes} that can be "
+                f"The {tokens} tokens at layer {name!r} are no grid over an input of size {over.sizes} that can be "
                 "recognised.",
                 received=f"value of shape {shape}",
                 fix="say how many tokens the grid has along each axis: grid=(14, 14).",
             )
         return Maps(layer, 2, tokens - math.prod(found), found)
     raise LayerError(
-        f"The value at layer {str(layer)!r} is no map of an input with {axes} spatial axes.",
+        f"The value at layer {name!r} is no map of an input with {axes} spatial axes.",
         received=f"value of shape {shape}",
         fix="choose a layer that xai.layers(model, x) calls spatial.",
     )
 
 
-def _channel(problem: Problem, shape: tuple[int, ...]) -> int:
-    channel = problem.bound.channel_axis_of(shape)
-    return len(shape) - 1 if channel is None else channel
+def channel_axis(
+    problem: Problem, over: Canvas, table: LayerTable, layer: Layer, shape: tuple[int, ...], grid: Any = None
+) -> int:
+    """Channel axis of a layer's maps, 1 or the last.
+
+    Models mix both: windows of attention and layer norms have their channels last in a model that convolves with
+    channels first, signals are turned before a transformer. What the layer is decides, or another of the same shape
+    before it; else the axes along which the maps are the input in small; else the convention of the model.
+    """
+    last = len(shape) - 1
+    usual = problem.bound.channel_axis_of(shape)
+    usual = last if usual is None else usual
+    sizes = {axis: tuple(n for place, n in enumerate(shape) if place not in (0, axis)) for axis in {1, last}}
+    if grid is not None and len(over.sizes) > 1:
+        return next((axis for axis in (usual, *sizes) if sizes[axis] == tuple(grid)), usual)
+    rows = list(table)
+    place = next(place for place, row in enumerate(rows) if (row.path, row.call) == (layer.path, layer.call or 1))
+    if layer.io == "output":
+        for row in reversed(rows[: place + 1]):
+            if row.shapes[:1] == (shape,):
+                operation = row.operation.lower().replace("_", "")
+                if _CONVOLVING.fullmatch(operation):
+                    return usual
+                if _ON_LAST_AXIS.fullmatch(operation):
+                    return last
+    other = next((axis for axis in sizes if axis != usual), usual)
+    if len(over.sizes) == 1:
+        return other if sizes[other] == over.sizes != sizes[usual] else usual
+    return other if _distortion(over, sizes[other]) + 0.1 < _distortion(over, sizes[usual]) else usual
 
 
-def _checked(grid: Any, tokens: int, layer: Layer) -> tuple[int, tuple[int, ...]]:
+def _distortion(over: Canvas, sizes: tuple[int, ...]) -> float:
+    """How much further maps are apart along one axis of the input than along another, as a logarithm."""
+    steps = [math.log(wanted / size) for wanted, size in zip(over.sizes, sizes, strict=True)]
+    return max(steps) - min(steps)
+
+
+def _between_tokens(table: LayerTable, shape: tuple[int, ...], over: Canvas) -> bool:
+    """Whether a value holds a number for each pair of tokens, as attention weights do."""
+    if len(over.sizes) != 2 or len(shape) != 4 or shape[2] != shape[3]:
+        return False
+    return any(
+        len(row.shapes[0]) == 3 and row.shapes[0][1] == shape[2] and token_grid(shape[2], over.sizes) is not None
+        for row in table
+        if row.shapes
+    )
+
+
+def _checked(grid: Any, tokens: int, name: str) -> tuple[int, tuple[int, ...]]:
     sizes = tuple(grid)
     if math.prod(sizes) > tokens:
         raise OptionError(
-            f"`grid` has more positions than layer {str(layer)!r} has tokens, {tokens}.",
+            f"`grid` has more positions than layer {name!r} has tokens, {tokens}.",
             received=f"grid={sizes}",
             fix="grid=(rows, columns) of patches.",
         )
@@ -187,38 +254,123 @@ def token_grid(tokens: int, sizes: tuple[int, ...]) -> tuple[int, ...] | None:
         if any(size % side for size in sizes):
             continue
         grid = tuple(size // side for size in sizes)
-        if 0 <= tokens - math.prod(grid) <= _SPECIAL_TOKENS and math.prod(grid) > 1:
+        most = min(_SPECIAL_TOKENS, math.prod(grid) // 2)
+        if 0 <= tokens - math.prod(grid) <= most and math.prod(grid) > 1:
             return grid
     return None
 
 
 def default_layer(problem: Problem, over: Canvas) -> Layer:
-    """The last spatial activation; for token grids what the last attention is given.
+    """The last spatial activation before pooling; for token grids the last value whose tokens have a say.
 
     What follows the last attention of a vision transformer keeps the class token alone, and its other tokens have no
-    say.
+    say: there it is what the last attention is given.
 
     Raises
     ------
     LayerError
-        If no layer has a map.
+        If no layer has a map, or the last ones cannot be followed.
     """
     table: LayerTable = problem.bound.layers(problem.leaves)
     axes = len(over.sizes)
-    for row in reversed(table):
-        shape = row.given[0] if row.given else ()
-        attends = "attention" in row.operation.lower() and len(shape) == 3
-        if attends and (axes == 1 or token_grid(shape[1], over.sizes) is not None):
-            return _before(table, row)
-        if row.spatial and len(row.shapes[0]) == axes + 2 and _positions(problem, row) > 1:
-            return row.layer
-    for row in reversed(table):
-        if row.spatial and len(row.shapes[0]) == 3 and token_grid(row.shapes[0][1], over.sizes) is not None:
-            return row.layer
-    raise LayerError(
-        f"No layer of {problem.bound.model.name!r} has a map to look at.",
-        fix="name one: layer=... (xai.layers(model, x) lists them); in a plain JAX function mark it with xai_jax.tap.",
-    )
+    rows = list(table)
+    spatial = [place for place, row in enumerate(rows) if row.spatial and len(row.shapes[0]) == axes + 2]
+    spatial = [
+        place
+        for place in spatial
+        if _positions(problem, over, table, rows[place]) > 1 and not _between_tokens(table, rows[place].shapes[0], over)
+    ]
+    spatial = [place for place in spatial if not _pooled(rows, place)] or spatial
+    tokens = [place for place, row in enumerate(rows) if row.spatial and _are_tokens(row.shapes[0], over)]
+    attending = [
+        place
+        for place, row in enumerate(rows)
+        if "attention" in row.operation.lower()
+        and row.given
+        and row.given[0][0] in (1, -1)
+        and (len(row.given[0]) == 3 if axes == 1 else _are_tokens(row.given[0], over))
+    ]
+    found = max([*spatial, *attending, -1])
+    if found < 0 and not tokens:
+        raise LayerError(
+            f"No layer of {problem.bound.model.name!r} has a map to look at.",
+            fix="name one: layer=... (xai.layers(model, x) lists them); in a plain JAX function mark it with "
+            "xai_jax.tap.",
+        )
+    if table.hidden and table.hidden[-1][0] > max([found, *tokens]):
+        raise LayerError(
+            f"The last layers of {problem.bound.model.name!r} are called inside a loop or a branch, where they cannot be "
+            "followed.",
+            received=", ".join(repr(path) for _, path in table.hidden[-3:]),
+            fix="name an earlier layer: layer=... (xai.layers(model, x) lists them).",
+        )
+    if found in attending:
+        return _before(table, rows[found])
+    if tokens and tokens[-1] > found:
+        return _influential(problem, table, [rows[place] for place in tokens if place > found])
+    return rows[found].layer
+
+
+def _are_tokens(shape: tuple[int, ...], over: Canvas) -> bool:
+    return len(over.sizes) > 1 and len(shape) == 3 and token_grid(shape[1], over.sizes) is not None
+
+
+def _pooled(rows: list[LayerInfo], place: int) -> bool:
+    """Whether what a layer returns has been pooled last."""
+    row = rows[place]
+    operation = row.operation.lower()
+    if _POOLING.fullmatch(operation):
+        return True
+    before = rows[place - 1] if place else None
+    if before is None or before.shapes[:1] != row.shapes[:1]:
+        return False
+    inside = before.path.startswith(row.path) and before.path != row.path
+    return (inside or _PASSING.fullmatch(operation) is not None) and _pooled(rows, place - 1)
+
+
+def _influential(problem: Problem, table: LayerTable, rows: list[LayerInfo]) -> Layer:
+    """The last of some layers whose tokens beside the special ones have a say in the score of the first sample.
+
+    If some behind it have none, attention mixes tokens right after it, and what it was given itself is meant.
+    """
+    over = canvas(problem)
+    maps = [maps_of(problem, over, row.layer, None) for row in rows]
+    leaves = [leaf[:1, ...] for leaf in problem.leaves]
+    index = None if problem.index is None else problem.index[:1, ...]
+    problem.work.add(2, 1)
+    felt = [bool(problem.to_host(flag)) for flag in problem.run(_Felt(problem.pick, tuple(maps)), leaves, index)]
+    if not any(felt) or felt[-1]:
+        return rows[-1].layer
+    row = rows[len(felt) - 1 - felt[::-1].index(True)]
+    return _before(table, row) if row.given and row.given[0][:2] == row.shapes[0][:2] else row.layer
+
+
+@dataclass(frozen=True)
+class _Felt:
+    """Kernel: for each of several layers, whether the score changes with the maps there."""
+
+    pick: Pick
+    maps: tuple[Maps, ...]
+
+    def __call__(self, net: Net, leaves: list[Any], index: Any) -> list[Any]:
+        xp = net.xp
+        layers = [maps.layer for maps in self.maps]
+
+        def score(shifts: list[Any]) -> Any:
+            edits = {layer: partial(_shifted, shift) for layer, shift in zip(layers, shifts, strict=True)}
+            return self.pick(xp, net(leaves, Visitor(edits=edits)), index)
+
+        shifts = [xp.zeros_like(value) for value in net.read(leaves, layers)]
+        value, pull = net.backend.vjp(score, shifts)
+        found = []
+        for maps, shift, gradient in zip(self.maps, shifts, pull(xp.ones_like(value)), strict=True):
+            given = xp.zeros_like(shift) if gradient is None else gradient
+            found.append(xp.any(maps.flat(xp, given) != 0))
+        return found
+
+
+def _shifted(shift: Any, value: Any) -> Any:
+    return value + shift
 
 
 def _before(table: LayerTable, row: LayerInfo) -> Layer:
@@ -233,9 +385,9 @@ def _before(table: LayerTable, row: LayerInfo) -> Layer:
     return Layer(row.path, row.call, "input")
 
 
-def _positions(problem: Problem, row: LayerInfo) -> int:
+def _positions(problem: Problem, over: Canvas, table: LayerTable, row: LayerInfo) -> int:
     shape = row.shapes[0]
-    channel = _channel(problem, shape)
+    channel = channel_axis(problem, over, table, row.layer, shape)
     return math.prod(n for axis, n in enumerate(shape) if axis not in (0, channel))
 
 
@@ -256,23 +408,28 @@ class _CAM(Explainer):
         if self.grid is not None:
             for size in self.grid if isinstance(self.grid, (tuple, list)) else (None,):
                 positive_int("grid", size)
+        if isinstance(self.layer, (tuple, list)) and not self.layer:
+            raise OptionError("`layer` names no layer.", received=repr(self.layer), fix="leave it out, or name some.")
 
     def attribute_at_layer(self, problem: Problem) -> Attribution:
         return self.attribute(problem)
 
     def attribute(self, problem: Problem) -> Attribution:
         xp = problem.xp
+        if problem.origin is not None:
+            raise OptionError(
+                f"{type(self).__name__} looks at layers of a whole model, not of the part behind a layer.",
+                received=f"layer={problem.name_of(problem.bound.layer)}",
+                fix=f"give `layer` to {type(self).__name__} alone.",
+            )
         over = canvas(problem)
         given = self.layer if isinstance(self.layer, (tuple, list)) else [self.layer]
         layers = [
             default_layer(problem, over) if spec is None else problem.bound.find(spec, problem.leaves) for spec in given
         ]
-        table = problem.bound.layers(problem.leaves)
         found = []
         for layer in layers:
-            row = next(row for row in table if (row.path, row.call) == (layer.path, layer.call or 1))
-            shape = (row.shapes if layer.io == "output" else row.given)[layer.part]
-            maps = maps_of(problem, over, layer, shape, self.grid)
+            maps = maps_of(problem, over, layer, self.grid)
             flat = self.maps(problem, over, maps)
             matrices = [
                 problem.to_device(resize_matrix(size, wanted), like=flat)
@@ -572,7 +729,8 @@ class CAM(_OnePass):
             problem.work.add(2 * block.width, 2 * block.width)
             if not bool(np.all(problem.to_host(spread) <= 1e-3)):
                 raise CapabilityError(
-                    f"CAM needs a model that averages the maps of layer {str(maps.layer)!r} and is linear from there on.",
+                    f"CAM needs a model that averages the maps of layer {problem.name_of(maps.layer)!r} and is linear from "
+                    "there on.",
                     received="gradients that differ between positions or inputs",
                     fix="use GradCAM, which is the same for such models and defined for others, or name the layer before "
                     "the global pooling.",
@@ -900,3 +1058,45 @@ class _Lost:
 
 
 _LOST = _Lost()
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class LIFTCAM(_CAM):
+    """Maps weighted by what they contribute to the score, by DeepLIFT against maps of zero.
+
+    `values = ReLU(sum_k w_k A_k)`, `w_k = sum over positions of the contribution of A_k`, an approximation of the Shapley
+    values of the maps. One row forward for the layer, and two forward and one backward behind it.
+
+    Source: Jung and Oh 2021, arXiv:2102.05228, equations 6 and 9; the contributions as in `DeepLIFT`. Parameters as for
+    `GradCAM`.
+
+    Raises
+    ------
+    UnsupportedOperation
+        If an operation behind the layer has no rule.
+    """
+
+    aliases: ClassVar[tuple[str, ...]] = ("lift_cam",)
+
+    def maps(self, problem: Problem, over: Canvas, maps: Maps) -> Any:
+        behind = problem.at_layer(maps.layer)
+        plan = LiftPlan(type(self).__name__, "error")
+        covered(behind, plan)
+        return blockwise(behind, _Lifted(plan, problem.pick, maps), rows=(2, 1))[0]
+
+
+@dataclass(frozen=True)
+class _Lifted:
+    """Kernel: the map of some rows with the maps' contributions as weights; the first leaf is the layer's value."""
+
+    plan: LiftPlan
+    pick: Pick
+    maps: Maps
+
+    def __call__(self, net: Net, leaves: list[Any], rows: Any, index: Any) -> list[Any]:
+        xp = net.xp
+        points = [gather(xp, leaf, rows) for leaf in leaves]
+        nothing = [xp.zeros_like(points[0]), *points[1:]]
+        (found,), _ = contributions(net, self.plan, self.pick, points, nothing, gather(xp, index, rows), 1)
+        weights = xp.sum(self.maps.flat(xp, _wide(xp, found)), axis=1)
+        return [_channels(xp, self.maps.flat(xp, _wide(xp, points[0])), weights)]

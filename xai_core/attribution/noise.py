@@ -75,7 +75,7 @@ class _NoiseTunnel(Explainer):
                 received=", ".join(describe(leaf) for leaf in problem.varied),
                 fix=f'add it at the embedding: {type(self).__name__}(..., layer="embedding").',
             )
-        count, mean, deviations, layer = 0, None, None, None
+        count, mean, deviations, found = 0, None, None, None
         for block in spans(self.samples, max(1, problem.rows // batch), constant=problem.constant_shapes):
             rows = [row for row in range(batch) for _ in range(block.width)]
             noisy = []
@@ -87,7 +87,6 @@ class _NoiseTunnel(Explainer):
                 noisy.append(problem.run(_ADD, leaf, problem.to_device(normal, like=leaf), spread[position]))
             streams = problem.streams.children(range(batch), block.indices)
             found = self.explainer.attribute_at_layer(problem.inside(noisy, rows, streams))
-            layer = found.layer
             wide = [xp.astype(value, problem.accumulator_dtype(value)) for value in found.values]
             used = np.zeros(block.width)
             used[: block.size] = 1.0
@@ -98,9 +97,10 @@ class _NoiseTunnel(Explainer):
                 deviations = mean
             mean, deviations = problem.run(_Moments(self._squares, self._spread), wide, mask, sizes, mean, deviations)
             count += block.size
-        if mean is None or deviations is None:
+        if mean is None or deviations is None or found is None:
             raise OptionError("`samples` must be positive.", received=describe(self.samples))
-        return Attribution(self._moment(count, list(mean), list(deviations)), layer=layer)
+        values = self._moment(count, list(mean), list(deviations))
+        return Attribution(values, layer=found.layer, coverage=found.coverage)
 
 
 class _AddNoise:

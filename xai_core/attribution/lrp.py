@@ -1,0 +1,686 @@
+"""Layer-wise relevance propagation: rules for linear operations, composites that say which goes where, and `LRP`.
+
+In the notation of `xai_core.rules` the relevance of a value `z` is `z * c`, its slope `c` being what flows back. A linear
+operation `z = W x + b` is seen with everything that scales and shifts its result folded in, batch norm included.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from xai_core.attribution.base import Attribution
+from xai_core.attribution.ruled import Flow, Plan, Ruled, blockwise, covered
+from xai_core.errors import OptionError, describe
+from xai_core.folding import fold
+from xai_core.model import Net
+from xai_core.operations import Program, Step, analyse
+from xai_core.problem import Problem
+from xai_core.rules import Message, Operation, OwnPullback, Rule, stabilised
+
+__all__ = [
+    "LRP",
+    "AlphaBeta",
+    "Composite",
+    "DeepTaylor",
+    "Epsilon",
+    "EpsilonAlpha2Beta1",
+    "EpsilonAlpha2Beta1Flat",
+    "EpsilonGammaBox",
+    "EpsilonPlus",
+    "EpsilonPlusFlat",
+    "ExcitationBackprop",
+    "Flat",
+    "Gamma",
+    "LRPZero",
+    "Pass",
+    "WSquare",
+    "ZBox",
+    "ZPlus",
+]
+
+
+# Rules of linear operations
+
+
+def _wide(xp: Any, array: Any) -> Any:
+    return array if array.dtype in (xp.float32, xp.float64) else xp.astype(array, xp.float32)
+
+
+def _share(xp: Any, relevance: Any, total: Any, epsilon: float) -> Any:
+    """Relevance divided by what it is distributed over, in at least single precision, in the dtype of the relevance."""
+    found = _wide(xp, relevance) / stabilised(xp, _wide(xp, total), epsilon)
+    return xp.astype(found, relevance.dtype)
+
+
+def _positive(xp: Any, array: Any) -> Any:
+    return xp.where(array > 0, array, xp.zeros_like(array))
+
+
+def _negative(xp: Any, array: Any) -> Any:
+    return xp.where(array < 0, array, xp.zeros_like(array))
+
+
+@dataclass(frozen=True)
+class Epsilon(Rule):
+    """`R_i = sum_j x_i w_ij R_j / (z_j + epsilon sign z_j)`.
+
+    Source: Bach et al. 2015, doi:10.1371/journal.pone.0130140, equation 58. One pass back.
+    """
+
+    epsilon: float = 1e-6
+
+    def __call__(self, op: Operation) -> list[Any]:
+        if self.epsilon == 0:
+            return op.pull(op.slope)
+        xp, z = op.xp, _wide(op.xp, op.output)
+        damped = _wide(xp, op.slope) * (z / stabilised(xp, z, self.epsilon))
+        return op.pull(xp.astype(damped, op.slope.dtype))
+
+
+@dataclass(frozen=True)
+class LRPZero(Rule):
+    """`R_i = sum_j x_i w_ij R_j / z_j`: `Epsilon` with nothing in the way.
+
+    Source: Bach et al. 2015, equation 56. One pass back.
+    """
+
+    def __call__(self, op: Operation) -> list[Any]:
+        return op.pull(op.slope)
+
+
+def _sides(op: Operation, up: Any, down: Any) -> Any:
+    """The function `x -> x+ up + x- down` of the data of a linear operation."""
+    xp = op.xp
+
+    def function(x: Any) -> Any:
+        if op.step.facts["never_negative"]:
+            return op.weighted(x, up)
+        return op.weighted(_positive(xp, x), up) + op.weighted(_negative(xp, x), down)
+
+    return function
+
+
+@dataclass(frozen=True)
+class Gamma(Rule):
+    """`R_i = sum_j x_i (w_ij + gamma w_ij+) R_j / sum_i x_i (w_ij + gamma w_ij+)`, for data of either sign.
+
+    What raises a positive result, and what lowers a negative one, counts `1 + gamma` times: for `z_j > 0` products
+    `x_i w_ij > 0`, for `z_j < 0` those below 0; the bias alike.
+
+    Source: Montavon et al. 2019, doi:10.1007/978-3-030-28954-6_10, section 10.2.3; for either sign as in Andeol et al. 2021,
+    arXiv:2106.09518. One pass forward and one back with other weights; behind data that can be negative, or before
+    other than ReLU, two to four.
+    """
+
+    gamma: float = 0.25
+    epsilon: float = 1e-6
+
+    def __call__(self, op: Operation) -> list[Any]:
+        xp, w, x = op.xp, op.weight, op.live[0]
+        more, less = w + self.gamma * _positive(xp, w), w + self.gamma * _negative(xp, w)
+        bias = op.bias
+        found: Any = None
+        for sign, up, down in ((1, more, less), (-1, less, more)):
+            if sign < 0 and op.step.facts["only_positive"]:
+                continue
+            part = _positive if sign > 0 else _negative
+            added = 0.0 if bias is None else bias + self.gamma * part(xp, bias)
+            ours = xp.where(op.output > 0 if sign > 0 else op.output <= 0, op.relevance, xp.zeros_like(op.output))
+
+            def share(total: Any, added: Any = added, ours: Any = ours) -> Any:
+                return _share(xp, ours, total + added, self.epsilon)
+
+            slope = op.pull_function(_sides(op, up, down), x, share)
+            found = slope if found is None else found + slope
+        return [found]
+
+
+@dataclass(frozen=True)
+class AlphaBeta(Rule):
+    """`R_i = sum_j (alpha (x_i w_ij)+ / z_j+ - beta (x_i w_ij)- / z_j-) R_j`, with `alpha - beta = 1`.
+
+    `z+` and `z-` are the sums of the positive and of the negative products, the bias on its side.
+
+    Source: Bach et al. 2015, equation 60. Two passes forward and two back with other weights, for data that can be negative
+    four.
+    """
+
+    alpha: float = 2.0
+    beta: float = 1.0
+    epsilon: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if not math.isclose(self.alpha - self.beta, 1.0) or self.beta < 0:
+            raise OptionError(
+                "`alpha - beta` must be 1, and `beta` not negative, or relevance is not conserved.",
+                received=f"alpha={self.alpha}, beta={self.beta}",
+                fix="AlphaBeta(alpha=2, beta=1) or AlphaBeta(alpha=1, beta=0)",
+            )
+
+    def __call__(self, op: Operation) -> list[Any]:
+        found = _one_sided(op, _positive, self.epsilon, self.alpha, bias=True)
+        if self.beta:
+            found = found - _one_sided(op, _negative, self.epsilon, self.beta, bias=True)
+        return [found]
+
+
+def _one_sided(op: Operation, side: Any, epsilon: float, factor: float, bias: bool) -> Any:
+    """Slope by the positive, or negative, products alone."""
+    xp, w, x = op.xp, op.weight, op.live[0]
+    up, down = side(xp, w), (_negative if side is _positive else _positive)(xp, w)
+    added = side(xp, op.bias) if bias and op.bias is not None else 0.0
+    relevance = op.relevance * factor
+    return op.pull_function(_sides(op, up, down), x, lambda total: _share(xp, relevance, total + added, epsilon))
+
+
+@dataclass(frozen=True)
+class ZPlus(Rule):
+    """`R_i = sum_j (x_i w_ij)+ R_j / sum_i (x_i w_ij)+`: positive products alone, `AlphaBeta` with beta 0.
+
+    Source: Montavon et al. 2017, arXiv:1512.02479, equation 14, for data of either sign. One pass forward and one back with
+    other weights; for data that can be negative two.
+
+    Parameters
+    ----------
+    bias
+        Whether a positive bias takes its part, which is then lost.
+    """
+
+    epsilon: float = 1e-6
+    bias: bool = True
+
+    def __call__(self, op: Operation) -> list[Any]:
+        return [_one_sided(op, _positive, self.epsilon, 1.0, self.bias)]
+
+
+@dataclass(frozen=True)
+class ZBox(Rule):
+    """`R_i = sum_j (x_i w_ij - low w_ij+ - high w_ij-) R_j / sum_i (...)`, for inputs between `low` and `high`.
+
+    Source: Montavon et al. 2017, arXiv:1512.02479, equation 15 (the z-B rule). Three passes forward and back.
+
+    Parameters
+    ----------
+    low, high
+        Smallest and largest value that an input can have: numbers, or nested tuples that broadcast to a sample, for
+        example one number per channel of a channels-last image.
+    """
+
+    low: Any
+    high: Any
+    epsilon: float = 1e-6
+
+    def __call__(self, op: Operation) -> list[Any]:
+        xp, w, x = op.xp, op.weight, op.live[0]
+        up, down = _positive(xp, w), _negative(xp, w)
+
+        def box(points: list[Any]) -> Any:
+            return op.weighted(points[0], w) - op.weighted(points[1], up) - op.weighted(points[2], down)
+
+        corners = [x, *(_filled(xp, bound, x) for bound in (self.low, self.high))]
+        parts = op.pull_functions(box, corners, lambda total: _share(xp, op.relevance, total, self.epsilon))
+        products = [corner * part for corner, part in zip(corners, parts, strict=True)]
+        return [Message(amount=products[0] + products[1] + products[2])]
+
+
+def _filled(xp: Any, bound: Any, x: Any) -> Any:
+    array = xp.asarray(bound, dtype=x.dtype, device=getattr(x, "device", None))
+    return xp.zeros_like(x) + array
+
+
+@dataclass(frozen=True)
+class WSquare(Rule):
+    """`R_i = sum_j w_ij^2 R_j / sum_i w_ij^2`, whatever the data.
+
+    Source: Montavon et al. 2017, arXiv:1512.02479, equation 12. One pass forward and one back with other weights.
+    """
+
+    epsilon: float = 1e-6
+
+    def __call__(self, op: Operation) -> list[Any]:
+        return [_by_weights(op, op.weight * op.weight, self.epsilon)]
+
+
+@dataclass(frozen=True)
+class Flat(Rule):
+    """`R_i = sum_j R_j / n_j`: evenly over all `n_j` inputs of a unit.
+
+    Source: Lapuschkin et al. 2019, arXiv:1902.10178, supplement. One pass forward and one back with other weights.
+    """
+
+    epsilon: float = 1e-6
+
+    def __call__(self, op: Operation) -> list[Any]:
+        return [_by_weights(op, op.xp.ones_like(op.weight), self.epsilon)]
+
+
+def _by_weights(op: Operation, weights: Any, epsilon: float) -> Message:
+    xp = op.xp
+    ones = xp.ones_like(op.live[0])
+    pulled = op.pull_function(
+        lambda x: op.weighted(x, weights), ones, lambda total: _share(xp, op.relevance, total, epsilon)
+    )
+    return Message(amount=pulled)
+
+
+@dataclass(frozen=True)
+class Pass(Rule):
+    """Relevance passes as it is, element by element, where the shape stays the same.
+
+    Source: Bach et al. 2015, as used for normalisation layers.
+    """
+
+    def __call__(self, op: Operation) -> list[Any]:
+        if any(tuple(x.shape) != tuple(op.output.shape) for x in op.live) or len(op.live) != 1:
+            raise OptionError(
+                f"`Pass` needs one input of the shape of the output, at {op.step.label}.",
+                received=f"input {describe(op.live[0])}, output {describe(op.output)}",
+                fix="give another rule to this operation.",
+            )
+        return [Message(amount=op.relevance)]
+
+
+# Rules of all other operations
+
+
+@dataclass(frozen=True)
+class _Activation(Rule):
+    """Activations pass relevance on as it is: `c_in = c_out f(x) / x`."""
+
+    name: ClassVar[str] = "pass"
+
+    def __call__(self, op: Operation) -> list[Any]:
+        xp, x, slope = op.xp, op.live[0], op.message.slope
+        if slope is None:
+            return [op.message]
+        if op.step.name == "relu":
+            return [Message(xp.where(x > 0, slope, xp.zeros_like(slope)), op.message.amount)]
+        near = 1e-6
+        some = xp.abs(x) > near
+        ratio = op.output / xp.where(some, x, xp.ones_like(x))
+        # At zero the derivative, which is the limit of f(x)/x, where f(0) is 0; else as much as stays finite.
+        own = op.pull(xp.ones_like(op.output))[0]
+        limit = xp.where(xp.abs(op.output) > 1e-3, op.output / stabilised(xp, x, near), own)
+        return [Message(slope * xp.where(some, ratio, limit), op.message.amount)]
+
+
+@dataclass(frozen=True)
+class _Half(Rule):
+    """Products of two data values: half of the relevance to either. AttnLRP, Achtibat et al. 2024, proposition 3.3."""
+
+    name: ClassVar[str] = "uniform"
+
+    def __call__(self, op: Operation) -> list[Any]:
+        return [part / 2 for part in op.pull(op.slope)]
+
+
+@dataclass(frozen=True)
+class _Normalise(Rule):
+    """Normalisation: the deviation counts as a constant. AttnLRP, Achtibat et al. 2024, proposition 3.4."""
+
+    name: ClassVar[str] = "normalisation"
+
+    def __call__(self, op: Operation) -> list[Any]:
+        place = op.step.facts["normaliser"]
+        parts = dict(zip(op.step.live, op.pull(op.slope), strict=True))
+        return [None if position == place else parts[position] for position in op.step.live]
+
+
+@dataclass(frozen=True)
+class _Numerator(Rule):
+    """Quotients of two data values: all to the numerator, as in normalisation."""
+
+    name: ClassVar[str] = "normalisation"
+
+    def __call__(self, op: Operation) -> list[Any]:
+        return [op.pull(op.slope)[0], None]
+
+
+@dataclass(frozen=True)
+class _Taylor(OwnPullback):
+    """Softmax: first-order Taylor term at the data. AttnLRP, Achtibat et al. 2024, proposition 3.1."""
+
+    name: ClassVar[str] = "taylor"
+
+
+@dataclass(frozen=True)
+class _Proportional(OwnPullback):
+    """Sums and what else is linear without weights: in proportion to what each addend contributes."""
+
+    name: ClassVar[str] = "proportional"
+
+
+@dataclass(frozen=True)
+class _Winner(Rule):
+    """The largest of several: all to the winner."""
+
+    name: ClassVar[str] = "winner"
+
+    def __call__(self, op: Operation) -> list[Any]:
+        given = (op.message.slope, op.message.amount)
+        slopes, amounts = ([None] * len(op.live) if part is None else op.pull(part) for part in given)
+        return [Message(*pair) for pair in zip(slopes, amounts, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Nothing(Rule):
+    """Where the model stops derivatives itself: nothing flows, as if the value were a constant."""
+
+    name: ClassVar[str] = "stopped"
+
+    def __call__(self, op: Operation) -> list[Any]:
+        return [None for _ in op.live]
+
+
+OTHERS: dict[str, Rule] = {
+    **{kind: _Proportional() for kind in ("sum", "add", "subtract", "negate", "shift", "scale", "select")},
+    "activation": _Activation(),
+    "product": _Half(),
+    "bilinear": _Half(),
+    "normalise": _Normalise(),
+    "division": _Numerator(),
+    "softmax": _Taylor(),
+    "log_softmax": _Taylor(),
+    "max_pool": _Winner(),
+    "min_pool": _Winner(),
+    "maximum": _Winner(),
+    "minimum": _Winner(),
+    "stop": _Nothing(),
+}
+"""Rules for all but linear operations."""
+
+
+# Composites
+
+
+@dataclass(frozen=True)
+class Composite:
+    """Which rule goes to which operation.
+
+    Parameters
+    ----------
+    rules
+        Pairs of a selector and a rule, or a mapping. A selector is `"first"` or `"last"` (of the linear operations between
+        inputs and scores), `"convolution"`, `"dense"`, `"linear"` (either), another kind of operation as
+        `xai.graph(model, x)` shows it, or the path of a layer, which stands for all that is inside. Paths go before
+        positions, positions before kinds; of two that fit alike the first.
+    """
+
+    rules: tuple[tuple[str, Rule], ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        pairs = tuple(self.rules.items()) if isinstance(self.rules, Mapping) else tuple(map(tuple, self.rules))
+        for selector, rule in pairs:
+            if not isinstance(selector, str) or not isinstance(rule, Rule):
+                raise OptionError(
+                    "A composite is made of pairs of a selector and a rule.",
+                    received=f"{selector!r}: {describe(rule)}",
+                    fix='{"first": xai.rules.Flat(), "convolution": xai.rules.ZPlus(), "dense": xai.rules.Epsilon()}',
+                )
+        object.__setattr__(self, "rules", pairs)
+
+    def rule(self, step: Step, program: Program) -> Rule | None:
+        """The rule of a step, or `None`."""
+        linear = [other for other in program.steps if other.kind == "linear"]
+        selectors = [_is_path, _is_position, _is_kind]
+        for fits in selectors:
+            for selector, rule in self.rules:
+                if fits(selector, step, linear):
+                    return rule
+        return None
+
+
+_KINDS = ("linear", "convolution", "dense", *OTHERS)
+_POSITIONS = ("first", "last")
+
+
+def _is_path(selector: str, step: Step, linear: list[Step]) -> bool:
+    if selector in (*_KINDS, *_POSITIONS) or step.kind != "linear":
+        return False
+    inside = any(step.path.startswith(selector + mark) for mark in "./[")
+    return step.path == selector or inside
+
+
+def _is_position(selector: str, step: Step, linear: list[Step]) -> bool:
+    if step.kind != "linear" or selector not in _POSITIONS:
+        return False
+    return step is (linear[0] if selector == "first" else linear[-1])
+
+
+def _is_kind(selector: str, step: Step, linear: list[Step]) -> bool:
+    if selector in ("convolution", "dense"):
+        return step.kind == "linear" and ("conv" in step.name.lower()) == (selector == "convolution")
+    return step.kind == selector
+
+
+def EpsilonPlus(epsilon: float = 1e-6) -> Composite:  # noqa: N802, a kind of composite
+    """`ZPlus` for convolutions, `Epsilon` for dense layers. Source: Kohlbrenner et al. 2020, arXiv:1910.09840."""
+    return Composite((("convolution", ZPlus()), ("dense", Epsilon(epsilon))))
+
+
+def EpsilonPlusFlat(epsilon: float = 1e-6) -> Composite:  # noqa: N802
+    """`EpsilonPlus`, with `Flat` for the first layer. Source: Kohlbrenner et al. 2020, arXiv:1910.09840."""
+    return Composite((("first", Flat()), *EpsilonPlus(epsilon).rules))
+
+
+def EpsilonAlpha2Beta1(epsilon: float = 1e-6) -> Composite:  # noqa: N802
+    """`AlphaBeta(2, 1)` for convolutions, `Epsilon` for dense layers. Source: Kohlbrenner et al. 2020."""
+    return Composite((("convolution", AlphaBeta(2.0, 1.0)), ("dense", Epsilon(epsilon))))
+
+
+def EpsilonAlpha2Beta1Flat(epsilon: float = 1e-6) -> Composite:  # noqa: N802
+    """`EpsilonAlpha2Beta1`, with `Flat` for the first layer. Source: Kohlbrenner et al. 2020."""
+    return Composite((("first", Flat()), *EpsilonAlpha2Beta1(epsilon).rules))
+
+
+def EpsilonGammaBox(low: Any, high: Any, gamma: float = 0.25, epsilon: float = 1e-6) -> Composite:  # noqa: N802
+    """`ZBox` for the first layer, `Gamma` for convolutions, `Epsilon` for dense ones. Source: Montavon et al. 2019."""
+    return Composite((("first", ZBox(low, high)), ("convolution", Gamma(gamma)), ("dense", Epsilon(epsilon))))
+
+
+def composite_of(rules: Any) -> Composite:
+    """A composite from what `LRP(rules=...)` takes.
+
+    Raises
+    ------
+    OptionError
+        If it is none.
+    """
+    named = {
+        "epsilon": Epsilon(),
+        "zero": LRPZero(),
+        "gamma": Gamma(),
+        "z_plus": ZPlus(),
+        "alpha2_beta1": AlphaBeta(2.0, 1.0),
+        "alpha1_beta0": AlphaBeta(1.0, 0.0),
+        "epsilon_plus": EpsilonPlus(),
+        "epsilon_plus_flat": EpsilonPlusFlat(),
+        "epsilon_alpha2_beta1": EpsilonAlpha2Beta1(),
+        "epsilon_alpha2_beta1_flat": EpsilonAlpha2Beta1Flat(),
+    }
+    if isinstance(rules, str) and rules in named:
+        rules = named[rules]
+    if isinstance(rules, Composite):
+        return rules
+    if isinstance(rules, Rule):
+        return Composite((("linear", rules),))
+    if isinstance(rules, Mapping):
+        return Composite(tuple(rules.items()))
+    raise OptionError(
+        "`rules` is a rule, a composite, a mapping from selectors to rules, or a name.",
+        received=describe(rules),
+        fix=f"one of {', '.join(map(repr, named))}, or {{'first': xai.rules.Flat(), 'convolution': xai.rules.Gamma()}}.",
+    )
+
+
+# The methods
+
+
+@dataclass(frozen=True)
+class LRPPlan(Plan):
+    """Rules of a composite, and for all operations without weights those of `OTHERS`."""
+
+    composite: Composite
+
+    def rule(self, step: Step, program: Program) -> Rule | None:
+        found = self.composite.rule(step, program)
+        if found is not None:
+            return found
+        return Epsilon() if step.kind == "linear" else OTHERS.get(step.kind)
+
+    def program(self, net: Any, leaves: list[Any], varied: int) -> Program:
+        return fold(analyse(net.graph(leaves), varied, net.backend))
+
+    def wants_pullback(self, step: Step) -> bool:
+        return not (step.kind == "activation" and step.name == "relu")
+
+
+@dataclass(frozen=True)
+class _Relevance:
+    """Kernel: relevance of the varied leaves of some rows, and its sum minus the score."""
+
+    flow: Flow
+
+    def __call__(self, net: Net, leaves: list[Any], rows: Any, index: Any) -> list[Any]:
+        xp = net.xp
+        values = self.flow(net, leaves, rows, index)
+        total: Any = 0.0
+        for value in values:
+            total = total + xp.sum(xp.reshape(_wide(xp, value), (tuple(value.shape)[0], -1)), axis=1)
+        return [*values, total]
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class LRP(Ruled):
+    """Relevance of the score, handed back layer by layer in proportion to what each input contributes.
+
+    `values = R`, the relevance that reaches the inputs from `R = score` at the output. Linear operations by the rules
+    asked for, batch norm folded into them; sums in proportion; activations pass relevance on; pooling by the winner or in
+    proportion; attention, products and normalisation as in AttnLRP. `residual` is the sum of the values minus the score:
+    what biases, normalisation and softmax took or gave, up to the stabiliser. One row forward and backward per sample,
+    and the passes that the rules say.
+
+    Source: Bach et al. 2015, doi:10.1371/journal.pone.0130140; Montavon et al. 2019, doi:10.1007/978-3-030-28954-6_10; for
+    transformers Achtibat et al. 2024, arXiv:2402.05602.
+
+    Parameters
+    ----------
+    rules
+        A rule for all linear operations, a `Composite`, a mapping from selectors to rules, or a name: `"epsilon"` (default),
+        `"epsilon_plus"`, `"epsilon_plus_flat"`, `"epsilon_alpha2_beta1"`, `"gamma"`, `"z_plus"` and others.
+    unsupported
+        What becomes of operations that have no rule: `"error"` or `"gradient"`.
+
+    Raises
+    ------
+    UnsupportedOperation
+        If an operation has no rule.
+    """
+
+    rules: Any = "epsilon"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        composite_of(self.rules)
+
+    def plan(self, problem: Problem) -> LRPPlan:
+        return LRPPlan(type(self).__name__, self.unsupported, composite_of(self.rules))
+
+    def attribute(self, problem: Problem) -> Attribution:
+        plan = self.plan(problem)
+        hit = covered(problem, plan)
+        flow = Flow(plan, problem.pick, len(problem.varied), times_input=True)
+        *values, total = blockwise(problem, _Relevance(flow), rows=(1, 1))
+        score = problem.scores_or_known()
+        return Attribution(values, total - problem.xp.astype(score, total.dtype), coverage=hit)
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class DeepTaylor(Ruled):
+    """Deep Taylor decomposition: positive products alone in hidden layers, in the first a rule for the range of the inputs.
+
+    `values = R`, by `ZPlus` without bias, and in the first linear layer by `ZBox` if `low` and `high` are given, else by
+    `WSquare`. One row forward and backward per sample with other weights, in the first layer three.
+
+    Source: Montavon et al. 2017, arXiv:1512.02479, equations 12, 14 and 15.
+
+    Parameters
+    ----------
+    low, high
+        Smallest and largest value of an input, as for `ZBox`; `None`: unbounded.
+    """
+
+    low: Any = None
+    high: Any = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.low is None) != (self.high is None):
+            raise OptionError(
+                "`low` and `high` go together.", received=f"low={self.low!r}, high={self.high!r}", fix="low=-1, high=1"
+            )
+
+    def plan(self, problem: Problem) -> LRPPlan:
+        first: Rule = WSquare() if self.low is None else ZBox(self.low, self.high)
+        rules = Composite((("first", first), ("linear", ZPlus(bias=False))))
+        return LRPPlan(type(self).__name__, self.unsupported, rules)
+
+    def attribute(self, problem: Problem) -> Attribution:
+        plan = self.plan(problem)
+        hit = covered(problem, plan)
+        flow = Flow(plan, problem.pick, len(problem.varied), times_input=True)
+        *values, total = blockwise(problem, _Relevance(flow), rows=(1, 1))
+        score = problem.scores_or_known()
+        return Attribution(values, total - problem.xp.astype(score, total.dtype), coverage=hit)
+
+
+@dataclass(frozen=True)
+class Contrastive(Rule):
+    """The last linear operation of contrastive excitation: what excites the target minus what excites its negation."""
+
+    epsilon: float = 1e-6
+
+    def __call__(self, op: Operation) -> list[Any]:
+        xp, w, x = op.xp, op.weight, op.live[0]
+        amounts = []
+        for weights in (w, -w):
+            up, down = _positive(xp, weights), _negative(xp, weights)
+            slope = op.pull_function(
+                _sides(op, up, down), x, lambda total: _share(xp, op.relevance, total, self.epsilon)
+            )
+            amounts.append(x * slope)
+        return [Message(amount=amounts[0] - amounts[1])]
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class ExcitationBackprop(Ruled):
+    """Probability that a winner-take-all walk from the explained output ends at an input, along excitatory weights.
+
+    `values = P`, from `P = 1` at the target by `P_i = sum_j x_i w_ij+ P_j / sum_i x_i w_ij+`. With `contrastive` minus the
+    same for the negated target. One row forward and backward per sample with other weights.
+
+    Source: Zhang et al. 2016, arXiv:1608.00507, equations 4 to 6 and section 3.3. The paper stops at an intermediate
+    layer: `layer=`.
+
+    Parameters
+    ----------
+    contrastive
+        Whether to subtract what excites the negated target.
+    """
+
+    contrastive: bool = False
+
+    def plan(self, problem: Problem) -> LRPPlan:
+        rules: tuple[tuple[str, Rule], ...] = (("linear", ZPlus(bias=False)),)
+        if self.contrastive:
+            rules = (("last", Contrastive()), *rules)
+        return LRPPlan(type(self).__name__, self.unsupported, Composite(rules))
+
+    def attribute(self, problem: Problem) -> Attribution:
+        plan = self.plan(problem)
+        hit = covered(problem, plan)
+        flow = Flow(plan, problem.pick, len(problem.varied), times_input=True, unit=True)
+        return Attribution(blockwise(problem, flow, rows=(1, 1)), coverage=hit)

@@ -1,0 +1,175 @@
+"""What methods with backward rules on operations share: trace, analyse, run forward, and let rules say what flows back."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from xai_core.attribution.base import Explainer
+from xai_core.attribution.gradient import join, trim
+from xai_core.blocks import spans
+from xai_core.errors import CapabilityError, OptionError
+from xai_core.model import Net
+from xai_core.operations import Program, Step, Tape, analyse, forward
+from xai_core.problem import Problem, gather
+from xai_core.rules import Message, Rule, backward, coverage
+from xai_core.targets import Pick
+
+__all__ = ["Coverage", "Flow", "Plan", "Ruled", "blockwise", "covered", "seed"]
+
+
+@dataclass(frozen=True)
+class Plan(ABC):
+    """Which rule applies where, for one method with its options; hashable, part of compiled kernels."""
+
+    method: str
+    unsupported: str
+
+    @abstractmethod
+    def rule(self, step: Step, program: Program) -> Rule | None:
+        """Rule of a step; `None` if the method has none for it."""
+
+    def program(self, net: Any, leaves: list[Any], varied: int) -> Program:
+        """The operations that rules see."""
+        return analyse(net.graph(leaves), varied, net.backend)
+
+    def run(self, program: Program, net: Any, leaves: Sequence[Any]) -> Tape:
+        """One forward run, with the pullbacks that the rules want."""
+        return forward(program, net.backend, leaves, self.wants_pullback)
+
+    def wants_pullback(self, step: Step) -> bool:
+        """Whether the step's own pullback, at the point of the run, will be used."""
+        return True
+
+    def back(
+        self,
+        program: Program,
+        net: Any,
+        tape: Tape,
+        start: Message,
+        *,
+        reference: Tape | None = None,
+        watch: Sequence[int] = (),
+    ) -> dict[int, Message]:
+        """Messages at the inputs and at the values to watch."""
+        return backward(
+            program,
+            net.backend,
+            tape,
+            start,
+            lambda step: self.rule(step, program),
+            unsupported=self.unsupported,
+            method=self.method,
+            reference=reference,
+            watch=watch,
+        )
+
+
+def seed(net: Any, pick: Pick, outputs: Any, index: Any) -> tuple[Any, Any]:
+    """Explained scores (rows,) of a model's outputs, and their gradient there."""
+    xp = net.xp
+    score, pull = net.backend.vjp(lambda inner: pick(xp, inner[0], index), [outputs])
+    return score, pull(xp.ones_like(score))[0]
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Kernel: which operations each rule hits; raises where one has none."""
+
+    plan: Plan
+    varied: int
+
+    def __call__(self, net: Net, leaves: list[Any]) -> dict[str, tuple[str, ...]]:
+        program = self.plan.program(net, leaves, self.varied)
+        return coverage(program, lambda step: self.plan.rule(step, program), self.plan.unsupported, self.plan.method)
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Ruled(Explainer):
+    """Base of methods with backward rules.
+
+    Parameters
+    ----------
+    unsupported
+        What becomes of an operation that no rule knows: `"error"` refuses it by name, `"gradient"` uses its own
+        derivative and says so in the coverage.
+    """
+
+    unsupported: str = "error"
+
+    def __post_init__(self) -> None:
+        if self.unsupported not in ("error", "gradient"):
+            raise OptionError(
+                "`unsupported` says what becomes of an operation that no rule knows.",
+                received=repr(self.unsupported),
+                fix="unsupported='error' or unsupported='gradient'",
+            )
+
+    @abstractmethod
+    def plan(self, problem: Problem) -> Plan:
+        """The rules of this method."""
+
+
+def covered(problem: Problem, plan: Plan, hits: str = "") -> dict[str, tuple[str, ...]]:
+    """Which operations each rule hits; `hits` is the rule that must hit something.
+
+    Raises
+    ------
+    CapabilityError
+        If the rule that the method is named after hits none.
+    UnsupportedOperation
+        If an operation has no rule.
+    """
+    block = next(spans(problem.batch, problem.rows, constant=problem.constant_shapes))
+    leaves = [leaf[: block.width, ...] for leaf in problem.leaves]
+    found: dict[str, tuple[str, ...]] = problem.bound.learn(Coverage(plan, len(problem.varied)), leaves)
+    if hits and not found.get(hits):
+        raise CapabilityError(
+            f"The rule {hits!r} of {plan.method} hits no operation of {problem.bound.model.name!r}, so the result would be "
+            "the plain gradient.",
+            received=f"operations of {', '.join(sorted(found)) or 'no kind'}",
+            fix="use Gradient, IntegratedGradients or LRP for models without ReLU; xai.graph(model, x) shows what it has.",
+        )
+    return found
+
+
+def blockwise(problem: Problem, kernel: Any, *arguments: Any, rows: tuple[int, int]) -> list[Any]:
+    """Run `kernel(net, leaves, *arguments, rows, index)` over the batch; `rows` of model work per sample."""
+    parts: list[list[Any]] = []
+    for block in spans(problem.batch, problem.rows, constant=problem.constant_shapes):
+        chosen = problem.indices(block.indices)
+        found = problem.run(kernel, problem.leaves, *arguments, chosen, problem.index)
+        problem.work.add(rows[0] * block.width, rows[1] * block.width)
+        parts.append(trim(list(found), block))
+    return join(problem, parts)
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Kernel: what flows back to the varied leaves of some rows: slopes, or slopes times values."""
+
+    plan: Plan
+    pick: Pick
+    varied: int
+    times_input: bool
+    unit: bool = False
+
+    def __call__(self, net: Net, leaves: list[Any], rows: Any, index: Any) -> list[Any]:
+        xp = net.xp
+        points = [gather(xp, leaf, rows) for leaf in leaves]
+        program = self.plan.program(net, points, self.varied)
+        tape = self.plan.run(program, net, points)
+        outputs = tape.output(program)
+        _, start = seed(net, self.pick, outputs, gather(xp, index, rows))
+        message = Message(amount=start) if self.unit else Message(start)
+        found = self.plan.back(program, net, tape, message)
+        out = []
+        for point, value in zip(points[: self.varied], program.graph.inputs, strict=False):
+            arrived = found[value]
+            if self.times_input:
+                out.append(arrived.relevance(point))
+            else:
+                out.append(xp.zeros_like(point) if arrived.slope is None else arrived.slope)
+        return out
