@@ -144,17 +144,26 @@ class LayerTable(Sequence[LayerInfo]):
         ]
 
     def __repr__(self) -> str:
-        cells = self._cells()
-        widths = [max(len(row[column]) for row in cells) for column in range(4)]
-        return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells)
+        return text_table(self._cells())
 
     def _repr_html_(self) -> str:
-        rows = [
-            "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>"
-            for number, row in enumerate(self._cells())
-            for tag in ["td" if number else "th"]
-        ]
-        return f"<table>{''.join(rows)}</table>"
+        return html_table(self._cells())
+
+
+def text_table(cells: Sequence[Sequence[str]]) -> str:
+    """Rows of text in columns, the head first."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells)
+
+
+def html_table(cells: Sequence[Sequence[str]]) -> str:
+    """The same as HTML."""
+    rows = [
+        "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>"
+        for number, row in enumerate(cells)
+        for tag in ["td" if number else "th"]
+    ]
+    return f"<table>{''.join(rows)}</table>"
 
 
 def find(table: LayerTable, wanted: Layer, model: str) -> Layer:
@@ -175,7 +184,7 @@ def find(table: LayerTable, wanted: Layer, model: str) -> Layer:
             fix="name a layer before or behind; xai.layers(model, x) lists what can be named.",
         )
     if not rows:
-        names = list(dict.fromkeys(row.path for row in table))
+        names = list(dict.fromkeys([*(row.path for row in table), *(path for _, path in table.hidden)]))
         near = difflib.get_close_matches(wanted.path, names, n=3, cutoff=0.3)
         near += [name for name in names if wanted.path and name.endswith(wanted.path) and name not in near][:2]
         raise LayerError(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xai_core.errors import BackendError, InputError
+from xai_core.errors import BackendError, InputError, describe
 from xai_core.explanation import to_host
 from xai_core.structure import flatten
 
@@ -135,6 +135,12 @@ def _tokens(names: Any, ids: _Host, row: int) -> list[str]:
     """Texts of one sample's tokens: from a function of an id, a list for each sample, or the ids themselves."""
     if names is None:
         return [str(int(i)) for i in ids]
+    if not callable(names) and (isinstance(names, str) or len(names) <= row or isinstance(names[row], str)):
+        raise InputError(
+            "`names` of tokens must be a function of a token id, or hold a list of texts for each sample.",
+            received=describe(names),
+            fix='names=vocabulary.get, or names=[["a", "word"], ...].',
+        )
     texts = [str(names(int(i))) for i in ids] if callable(names) else [str(text) for text in names[row]]
     if len(texts) > len(ids):
         raise InputError(

@@ -103,7 +103,7 @@ class Problem:
                 received=f"layer={self.bound.layer} and layer={spec}",
                 fix="give `layer` to one of the explainers.",
             )
-        layer = self.bound.find(spec, self.leaves)
+        layer = self.find(spec)
         value = self.read([layer])[0]
         if not is_floating(value):
             raise LayerError(
@@ -112,6 +112,25 @@ class Problem:
                 fix="name a layer behind it.",
             )
         return replace(self, bound=self.bound.at_layer(layer), leaves=[value, *self.leaves], origin=self)
+
+    def find(self, spec: Any) -> Layer:
+        """The layer that a user names, of which the explained score can be a function.
+
+        Raises
+        ------
+        LayerError
+            If there is no such layer, or the unit that is explained comes before it.
+        """
+        layer, unit = self.bound.find(spec, self.leaves), self.bound.model.output
+        if isinstance(unit, Layer):
+            calls = [(row.path, row.call) for row in self.bound.layers(self.leaves)]
+            ended = calls.index((layer.path, layer.call or 1)), calls.index((unit.path, unit.call or 1))
+            if layer.io == unit.io == "output" and ended[0] > ended[1]:
+                raise LayerError(
+                    f"The unit that is explained, of {self.name_of(unit)!r}, comes before layer {self.name_of(layer)!r}.",
+                    fix="choose a layer before the unit.",
+                )
+        return layer
 
     def name_of(self, layer: Layer | None) -> str | None:
         """A layer as a user would write it."""

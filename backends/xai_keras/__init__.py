@@ -88,6 +88,7 @@ class KerasBackend(Backend):
                 backend=inner,
                 apply=run,
                 anchor=model,
+                read=lambda _: ((), _facts(model)),
                 preserve=module.preserve,
                 device=module.device,
                 channel_axis=axis,

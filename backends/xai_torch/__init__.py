@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import array_api_compat.torch as xp
 import numpy as np
 import torch
 
-from xai_core.backend import Adapted, Backend, Pull, lifetime
+from xai_core.backend import Adapted, Around, Backend, Pull, captured, lifetime, settings
 from xai_core.errors import InputError, TrainingModeError, describe, dtype_name
 from xai_core.layers import Tree
+from xai_torch.graph import traced
 from xai_torch.taps import TREE, follow, layers
 
 __all__ = ["TorchBackend", "backend"]
@@ -38,10 +39,15 @@ class TorchBackend(Backend):
     def adapt(self, model: Any, params: Any) -> Adapted:
         anchor, part = lifetime(model)
         if not isinstance(model, torch.nn.Module):
+
+            def apply(_: Any, x: Any) -> Any:
+                return model(x) if params is None else model(params, x)
+
             return Adapted(
                 backend=self,
-                apply=lambda _, x: model(x) if params is None else model(params, x),
+                apply=apply,
                 anchor=anchor,
+                traced=traced(lambda _, x, around: apply(_, x), modules_of(model), anchor, lambda: facts_of(model)),
                 read=lambda _: ((), part),
                 preserve=lambda: _preserved([]),
                 channel_axis=self.channel_axis,
@@ -53,16 +59,22 @@ class TorchBackend(Backend):
             _check_training(module)
             _check_tensors(leaves, first)
 
+        def marked(_: Any, x: Any, around: Around) -> Any:
+            return follow(module, around, lambda: call(module, x))
+
         return Adapted(
             backend=self,
             apply=lambda _, x: call(module, x),
             anchor=anchor,
+            # The list of layers, found out once, holds for a model as it is built and set now.
+            read=lambda _: ((), tuple((path, settings(part)) for path, part in module.named_modules())),
             check=check,
             preserve=lambda: _preserved(list(module.buffers())),
             device=None if first is None else first.device,
             channel_axis=self.channel_axis,
             sequence_axis=1 if any(isinstance(part, _SIGNAL_LAYERS) for part in module.modules()) else -1,
-            tapped=self.tapped(lambda _, x, around: follow(module, around, lambda: call(module, x))),
+            tapped=self.tapped(marked),
+            traced=traced(marked, [module], anchor),
             locate=lambda layer: next((path for path, part in layers(module) if part is layer), None),
         )
 
@@ -92,13 +104,34 @@ class TorchBackend(Backend):
             value = function(inputs)
 
         def pull(cotangent: Any) -> list[Any]:
-            if not value.requires_grad:
-                return [None] * len(inputs)
             wanted = [leaf for leaf in inputs if leaf.requires_grad]
+            if not wanted or not value.requires_grad:
+                return [None] * len(inputs)
             found = iter(torch.autograd.grad(value, wanted, cotangent, allow_unused=True))
             return [next(found) if leaf.requires_grad else None for leaf in inputs]
 
         return value.detach(), pull
+
+
+def modules_of(function: Any) -> list[torch.nn.Module]:
+    """Modules that a function takes from outside."""
+    found: list[Any] = []
+
+    def note(value: Any) -> list[Any]:
+        found.append(value)
+        return []
+
+    captured(function, note)
+    owner = getattr(function, "__self__", None)
+    found += [owner, *getattr(owner, "__dict__", {}).values()]
+    return list({id(value): value for value in found if isinstance(value, torch.nn.Module)}.values())
+
+
+def facts_of(function: Any) -> Hashable:
+    """What a function depends on beside the numbers in its modules."""
+    owner = getattr(function, "__self__", None)
+    own = settings(owner) if hasattr(owner, "__dict__") else None
+    return lifetime(function)[1], captured(function, lambda value: ()), own
 
 
 _SIGNAL_LAYERS = (torch.nn.Conv1d, torch.nn.ConvTranspose1d)

@@ -22,7 +22,7 @@ from xai_core.attribution.gradient import join, trim
 from xai_core.attribution.ruled import blockwise, covered
 from xai_core.baselines import resolve_baseline, sample_range
 from xai_core.blocks import blocks, spans
-from xai_core.errors import CapabilityError, InputError, LayerError, OptionError, describe
+from xai_core.errors import CapabilityError, InputError, IntegerInputError, LayerError, OptionError, describe
 from xai_core.layers import Layer, LayerInfo, LayerTable, Visitor, rows_first
 from xai_core.model import Net
 from xai_core.problem import Problem, gather, is_floating
@@ -297,6 +297,14 @@ def default_layer(problem: Problem, over: Canvas) -> Layer:
             fix="name one: layer=... (xai.layers(model, x) lists them); in a plain JAX function mark it with "
             "xai_jax.tap.",
         )
+    seconds = [place for place, row in enumerate(rows) if row.shapes and _batch_second(row.shapes[0], over)]
+    if max(seconds, default=-1) > max([found, *tokens]):
+        raise LayerError(
+            f"The last layers of {problem.bound.model.name!r} have samples on their second axis, where their maps are "
+            "not read.",
+            received=f"{rows[seconds[-1]].name} of shape {rows[seconds[-1]].shapes[0]} for one sample",
+            fix="build the model with samples first (batch_first=True in PyTorch), or name an earlier layer: layer=...",
+        )
     if table.hidden and table.hidden[-1][0] > max([found, *tokens]):
         raise LayerError(
             f"The last layers of {problem.bound.model.name!r} are called inside a loop or a branch, where they cannot be "
@@ -313,6 +321,13 @@ def default_layer(problem: Problem, over: Canvas) -> Layer:
 
 def _are_tokens(shape: tuple[int, ...], over: Canvas) -> bool:
     return len(over.sizes) > 1 and len(shape) == 3 and token_grid(shape[1], over.sizes) is not None
+
+
+def _batch_second(shape: tuple[int, ...], over: Canvas) -> bool:
+    """Whether a value for one sample is a sequence of all tokens with the batch second."""
+    if len(shape) != 3 or shape[0] == 1 or shape[1] != 1:
+        return False
+    return shape[0] == over.sizes[0] if len(over.sizes) == 1 else token_grid(shape[0], over.sizes) is not None
 
 
 def _pooled(rows: list[LayerInfo], place: int) -> bool:
@@ -424,9 +439,7 @@ class _CAM(Explainer):
             )
         over = canvas(problem)
         given = self.layer if isinstance(self.layer, (tuple, list)) else [self.layer]
-        layers = [
-            default_layer(problem, over) if spec is None else problem.bound.find(spec, problem.leaves) for spec in given
-        ]
+        layers = [default_layer(problem, over) if spec is None else problem.find(spec) for spec in given]
         found = []
         for layer in layers:
             maps = maps_of(problem, over, layer, self.grid)
@@ -879,6 +892,13 @@ class ScoreCAM(_CAM):
     baseline: Any = 0.0
 
     def maps(self, problem: Problem, over: Canvas, maps: Maps) -> Any:
+        given = problem.leaves[over.position]
+        if not is_floating(given):
+            raise IntegerInputError(
+                "ScoreCAM mixes inputs with a baseline, which integers do not allow.",
+                received=describe(given),
+                fix='images: x.astype("float32"); token ids: use GradCAM or AblationCAM, which leave the input as it is.',
+            )
         baseline = resolve_baseline(problem, self.baseline)
         flat = _read_flat(problem, maps)
         matrices = [

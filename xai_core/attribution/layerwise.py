@@ -46,7 +46,7 @@ class LayerActivation(Explainer):
         _required(self)
 
     def attribute_at_layer(self, problem: Problem) -> Attribution:
-        layer = problem.bound.find(self.layer, problem.leaves)
+        layer = problem.find(self.layer)
         return Attribution(problem.read([layer]), layer=problem.name_of(layer))
 
     def attribute(self, problem: Problem) -> Attribution:
@@ -154,7 +154,7 @@ class Conductance(_AlongInputs):
             )
 
     def attribute_at_layer(self, problem: Problem) -> Attribution:
-        layer = problem.bound.find(self.layer, problem.leaves)
+        layer = problem.find(self.layer)
         baseline = resolve_baseline(problem, self.baseline)
         nodes = np.arange(self.steps + 1) / self.steps
         weights = np.ones(self.steps + 1)
@@ -182,7 +182,7 @@ class InternalInfluence(_AlongInputs):
     """
 
     def attribute_at_layer(self, problem: Problem) -> Attribution:
-        layer = problem.bound.find(self.layer, problem.leaves)
+        layer = problem.find(self.layer)
         baseline = resolve_baseline(problem, self.baseline)
         nodes, weights = quadrature(self.quadrature, self.steps)
         total = self._sums(problem, layer, baseline, nodes, weights, _Influence(problem.pick, layer))
