@@ -13,6 +13,7 @@ import tensorflow as tf
 import xai_tensorflow.namespace as namespace
 from xai_core.backend import Adapted, Backend, Pull, captured, lifetime, settings
 from xai_core.errors import ModelError, describe
+from xai_tensorflow.graph import follow
 
 __all__ = ["TensorFlowBackend", "backend"]
 
@@ -48,11 +49,16 @@ class TensorFlowBackend(Backend):
                     received=describe(model),
                     fix="pass a function of it: lambda x: module.predict(x).",
                 )
+
+        def apply(_: Any, x: Any) -> Any:
+            return call(function, x) if params is None else function(params, x)
+
         return Adapted(
             backend=self,
-            apply=lambda _, x: call(function, x) if params is None else function(params, x),
+            apply=apply,
             anchor=anchor,
             read=lambda _: ((), (part, _facts(model))),
+            tapped=self.tapped(follow(apply)),
         )
 
     def asarray(self, array: np.ndarray[Any, Any], device: Any) -> Any:
@@ -113,7 +119,7 @@ def _signature(model: Any) -> Any:
 
 
 def call(function: Any, x: Any) -> Any:
-    """Inputs as the function takes them: keywords for signatures, positions for tuples."""
+    """Inputs as the function takes them: keywords for signatures and dicts, positions for tuples."""
     keywords = getattr(function, "structured_input_signature", None)
     if keywords is not None and keywords[1]:
         names = list(keywords[1])
@@ -121,9 +127,10 @@ def call(function: Any, x: Any) -> Any:
             return function(**x)
         values = x if isinstance(x, tuple | list) else (x,)
         return function(**dict(zip(names, values, strict=True)))
-    if isinstance(x, tuple | list):
-        plain = getattr(function, "python_function", function)
-        taken = inspect.signature(plain).parameters.values()
+    if isinstance(x, dict | tuple | list):
+        taken = inspect.signature(getattr(function, "python_function", function)).parameters.values()
+        if isinstance(x, dict):
+            return function(**x) if {p.name for p in taken} >= set(x) else function(x)
         required = [p for p in taken if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
         if any(p.kind is p.VAR_POSITIONAL for p in taken) or len(required) >= len(x) > 1:
             return function(*x)
