@@ -7,6 +7,7 @@
 
 from importlib.metadata import version as _version
 
+from xai_core import rules
 from xai_core.attribution.backprop import Deconvnet, GuidedBackprop
 from xai_core.attribution.base import Explainer, methods
 from xai_core.attribution.cam import (
@@ -24,6 +25,7 @@ from xai_core.attribution.cam import (
     SmoothGradCAMPlusPlus,
     XGradCAM,
 )
+from xai_core.attribution.conservation import conservation
 from xai_core.attribution.deep_lift import DeepLIFT, DeepSHAP
 from xai_core.attribution.gradient import Gradient, InputXGradient
 from xai_core.attribution.guided_path import BlurIntegratedGradients, GuidedIntegratedGradients, SmoothTaylor
@@ -32,6 +34,7 @@ from xai_core.attribution.lrp import LRP, DeepTaylor, ExcitationBackprop
 from xai_core.attribution.noise import SmoothGrad, SquareGrad, VarGrad
 from xai_core.attribution.occlusion import Occlusion
 from xai_core.attribution.path import ExpectedGradients, IntegratedGradients
+from xai_core.attribution.ruled import graph
 from xai_core.baselines import Baseline, Blur, Mean, Noise, Sample, Zero
 from xai_core.errors import (
     BackendError,
@@ -128,9 +131,12 @@ __all__ = [
     "XGradCAM",
     "XaiError",
     "Zero",
+    "conservation",
     "explain",
+    "graph",
     "layers",
     "load",
     "methods",
+    "rules",
     "wrap",
 ]

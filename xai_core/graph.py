@@ -3,7 +3,7 @@
 A backend traces the user's model, at given input shapes, into `Node`s of a small shared vocabulary (`KINDS`) and hands
 over a `Graph`. It only says what its own operations are; which operand is data and which is weight, what several
 operations are together (a softmax, a layer norm, an activation spelled out), and what flows back is found out here, once
-for all frameworks, in `xai_core.operations` and `xai_core.rules`.
+for all frameworks, in `xai_core.operations` and `xai_core.propagation`.
 """
 
 from __future__ import annotations

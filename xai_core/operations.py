@@ -18,8 +18,9 @@ import numpy as np
 
 from xai_core.backend import Backend, Pull
 from xai_core.graph import Graph, Node
+from xai_core.layers import html_table, text_table
 
-__all__ = ["STEP_KINDS", "Program", "Step", "Tape", "analyse", "forward", "pull_step"]
+__all__ = ["LINEAR", "STEP_KINDS", "OperationTable", "Program", "Step", "Tape", "analyse", "forward", "pull_step"]
 
 STEP_KINDS = {
     "structure": "moves elements",
@@ -116,6 +117,42 @@ class Program:
         return (step for step in self.steps if step.kind != "constant")
 
 
+class OperationTable(Sequence[Step]):
+    """The operations of a model that data goes through, in order; prints as a table."""
+
+    def __init__(self, program: Program) -> None:
+        self._steps = tuple(step for step in program.active if step.kind != "mark")
+        self._shapes = program.graph.shapes
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._steps[index]
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def _cells(self) -> list[tuple[str, ...]]:
+        head = ("layer", "kind", "operation", "shape", "source")
+        return [
+            head,
+            *(
+                (
+                    step.path,
+                    step.kind,
+                    step.name,
+                    ", ".join(str(self._shapes[out]) for out in step.outputs),
+                    step.source,
+                )
+                for step in self._steps
+            ),
+        ]
+
+    def __repr__(self) -> str:
+        return text_table(self._cells())
+
+    def _repr_html_(self) -> str:
+        return html_table(self._cells())
+
+
 _ELEMENTWISE = {
     *("add", "subtract", "multiply", "divide", "negate", "elementwise", "select", "maximum", "minimum", "cut"),
     "stop",
@@ -133,7 +170,9 @@ def analyse(graph: Graph, varied: int, backend: Backend) -> Program:
 def _analyse(graph: Graph, varied: int, backend: Backend) -> tuple[Step, ...]:
     nodes = _needed(graph)
     numbers = _numbers(graph, nodes)
-    live = set(graph.inputs[:varied])
+    varying = graph.inputs[:varied]
+    # Integers are constants to all rules, but a model of nothing else is still to be seen.
+    live = {value for value in varying if "float" in graph.dtypes[value]} or set(varying)
     depends = set(graph.inputs)
     for node in nodes:
         if depends & set(node.inputs):

@@ -100,7 +100,7 @@ class Problem:
         if self.origin is not None:
             raise OptionError(
                 "A layer behind a layer cannot be explained.",
-                received=f"layer={self.bound.layer} and layer={spec}",
+                received=f"layer={self.origin.name_of(self.bound.layer)!r} and layer={spec!r}",
                 fix="give `layer` to one of the explainers.",
             )
         layer = self.find(spec)

@@ -9,7 +9,7 @@ from xai_core.attribution.base import Attribution
 from xai_core.attribution.ruled import Flow, Plan, Ruled, blockwise, covered
 from xai_core.operations import Program, Step
 from xai_core.problem import Problem
-from xai_core.rules import Operation, OwnPullback, Rule
+from xai_core.propagation import Operation, OwnPullback, Rule
 
 __all__ = ["Deconvnet", "GuidedBackprop"]
 

@@ -225,7 +225,7 @@ def _explanation(
 
 
 def explainer_class(name: str) -> type[Explainer]:
-    """The method of that name, in snake case or as the class is called.
+    """The method of that name, in snake case or as the class is called; case and separators do not matter.
 
     Raises
     ------
@@ -236,12 +236,20 @@ def explainer_class(name: str) -> type[Explainer]:
 
     key = snake_case(name) if isinstance(name, str) else name
     if key not in _METHODS:
+        plain = {_plain(known): known for known in _METHODS}
+        key = plain.get(_plain(str(name)), key)
+    if key not in _METHODS:
         near = difflib.get_close_matches(str(key), _METHODS, n=3, cutoff=0.4)
         raise UnknownNameError(
             f"No explanation method is called {name!r}.",
             fix=f"did you mean {', '.join(map(repr, near))}? " * bool(near) + f"All: {', '.join(sorted(_METHODS))}.",
         )
     return _METHODS[key]
+
+
+def _plain(name: str) -> str:
+    """A name without what people write in different ways: `GradCAM++`, `grad-cam++`, `gradcam_plus_plus`."""
+    return re.sub("[^a-z0-9]", "", name.lower().replace("+", "plus"))
 
 
 def methods() -> dict[str, type[Explainer]]:

@@ -434,7 +434,7 @@ class _CAM(Explainer):
         if problem.origin is not None:
             raise OptionError(
                 f"{type(self).__name__} looks at layers of a whole model, not of the part behind a layer.",
-                received=f"layer={problem.name_of(problem.bound.layer)}",
+                received=f"layer={problem.origin.name_of(problem.bound.layer)!r}",
                 fix=f"give `layer` to {type(self).__name__} alone.",
             )
         over = canvas(problem)

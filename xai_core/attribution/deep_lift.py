@@ -22,10 +22,10 @@ from xai_core.errors import OptionError
 from xai_core.model import Net
 from xai_core.operations import LINEAR, Program, Step, Tape, forward
 from xai_core.problem import Problem, gather
-from xai_core.rules import Message, Operation, OwnPullback, Rule
+from xai_core.propagation import Message, Operation, OwnPullback, Rule
 from xai_core.targets import Pick
 
-__all__ = ["DeepLIFT", "DeepSHAP", "LiftPlan", "contributions"]
+__all__ = ["DeepLIFT", "DeepSHAP", "LiftPlan", "contributions", "multipliers"]
 
 _NEAR = 1e-6
 """Differences below this, relative to the magnitude of the values, are too small for a quotient of differences."""
@@ -255,14 +255,7 @@ def contributions(
     """Differences times multipliers at the varied leaves, and their sum minus the change of the score."""
     xp = net.xp
     program = plan.program(net, points, varied)
-    tape = plan.run(program, net, points)
-    reference = plan.start(program, net, starts)
-    outputs, before = tape.output(program), reference.output(program)
-    score, _ = seed(net, pick, outputs, index)
-    score_before, _ = seed(net, pick, before, index)
-    # A target that is a function of the scores: half way, which is exact for linear and quadratic ones.
-    _, cotangent = seed(net, pick, (outputs + before) / 2, index)
-    found = plan.back(program, net, tape, Message(cotangent), reference=reference)
+    found, _, _, change = multipliers(net, plan, pick, program, points, starts, index)
     values = []
     total: Any = 0.0
     for value, point, start in zip(program.graph.inputs, points[:varied], starts, strict=False):
@@ -271,7 +264,29 @@ def contributions(
         values.append(part)
         wide = part if part.dtype in (xp.float32, xp.float64) else xp.astype(part, xp.float32)
         total = total + xp.sum(xp.reshape(wide, (tuple(wide.shape)[0], -1)), axis=1)
-    return values, total - xp.astype(score - score_before, total.dtype)
+    return values, total - xp.astype(change, total.dtype)
+
+
+def multipliers(
+    net: Any,
+    plan: LiftPlan,
+    pick: Pick,
+    program: Program,
+    points: list[Any],
+    starts: list[Any],
+    index: Any,
+    watch: Sequence[int] = (),
+) -> tuple[dict[int, Message], Tape, Tape, Any]:
+    """Multipliers as messages, both runs, and the change of the score."""
+    tape = plan.run(program, net, points)
+    reference = plan.start(program, net, starts)
+    outputs, before = tape.output(program), reference.output(program)
+    score, _ = seed(net, pick, outputs, index)
+    score_before, _ = seed(net, pick, before, index)
+    # A target that is a function of the scores: half way, which is exact for linear and quadratic ones.
+    _, cotangent = seed(net, pick, (outputs + before) / 2, index)
+    found = plan.back(program, net, tape, Message(cotangent), reference=reference, watch=watch)
+    return found, tape, reference, score - score_before
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)

@@ -1,7 +1,7 @@
 """Layer-wise relevance propagation: rules for linear operations, composites that say which goes where, and `LRP`.
 
-In the notation of `xai_core.rules` the relevance of a value `z` is `z * c`, its slope `c` being what flows back. A linear
-operation `z = W x + b` is seen with everything that scales and shifts its result folded in, batch norm included.
+In the notation of `xai_core.propagation` the relevance of a value `z` is `z * c`, its slope `c` being what flows back. A
+linear operation `z = W x + b` is seen with everything that scales and shifts its result folded in, batch norm included.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import numpy as np
+
 from xai_core.attribution.base import Attribution
 from xai_core.attribution.ruled import Flow, Plan, Ruled, blockwise, covered
 from xai_core.errors import OptionError, describe
@@ -18,7 +20,7 @@ from xai_core.folding import fold
 from xai_core.model import Net
 from xai_core.operations import Program, Step, analyse
 from xai_core.problem import Problem
-from xai_core.rules import Message, Operation, OwnPullback, Rule, stabilised
+from xai_core.propagation import Message, Operation, OwnPullback, Rule, stabilised
 
 __all__ = [
     "LRP",
@@ -213,6 +215,10 @@ class ZBox(Rule):
     high: Any
     epsilon: float = 1e-6
 
+    def __post_init__(self) -> None:
+        for name in ("low", "high"):
+            object.__setattr__(self, name, _nested(np.asarray(getattr(self, name), dtype=float).tolist()))
+
     def __call__(self, op: Operation) -> list[Any]:
         xp, w, x = op.xp, op.weight, op.live[0]
         up, down = _positive(xp, w), _negative(xp, w)
@@ -224,6 +230,11 @@ class ZBox(Rule):
         parts = op.pull_functions(box, corners, lambda total: _share(xp, op.relevance, total, self.epsilon))
         products = [corner * part for corner, part in zip(corners, parts, strict=True)]
         return [Message(amount=products[0] + products[1] + products[2])]
+
+
+def _nested(value: Any) -> Any:
+    """Lists as tuples: a rule is compared by value, and part of what compiled code is found by."""
+    return tuple(map(_nested, value)) if isinstance(value, list) else value
 
 
 def _filled(xp: Any, bound: Any, x: Any) -> Any:

@@ -11,13 +11,14 @@ from xai_core.attribution.base import Explainer
 from xai_core.attribution.gradient import join, trim
 from xai_core.blocks import spans
 from xai_core.errors import CapabilityError, OptionError
-from xai_core.model import Net
-from xai_core.operations import Program, Step, Tape, analyse, forward
-from xai_core.problem import Problem, gather
-from xai_core.rules import Message, Rule, backward, coverage
+from xai_core.model import Net, bind
+from xai_core.operations import OperationTable, Program, Step, Tape, analyse, forward
+from xai_core.problem import Problem, Read, gather
+from xai_core.propagation import Message, Rule, backward, coverage
+from xai_core.structure import flatten
 from xai_core.targets import Pick
 
-__all__ = ["Coverage", "Flow", "Plan", "Ruled", "blockwise", "covered", "seed"]
+__all__ = ["Coverage", "Flow", "Plan", "Ruled", "blockwise", "covered", "graph", "seed"]
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,48 @@ def blockwise(problem: Problem, kernel: Any, *arguments: Any, rows: tuple[int, i
         problem.work.add(rows[0] * block.width, rows[1] * block.width)
         parts.append(trim(list(found), block))
     return join(problem, parts)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Kernel: the operations of the model."""
+
+    varied: int
+
+    def __call__(self, net: Net, leaves: list[Any]) -> OperationTable:
+        return OperationTable(analyse(net.graph(leaves), self.varied, net.backend))
+
+
+def graph(model: Any, x: Any, *, layer: Any = None) -> OperationTable:
+    """The operations that data goes through in a model, as rules see them.
+
+    Parameters
+    ----------
+    model
+        A model as in `xai_core.wrap`, raw or wrapped.
+    x
+        Inputs, batch first.
+    layer
+        Only what is behind this layer.
+
+    Returns
+    -------
+    OperationTable
+        Steps with `kind`, `name`, `path` and `source`; prints as a table.
+
+    Raises
+    ------
+    CapabilityError
+        If the operations of this kind of model cannot be seen.
+    """
+    leaves, structure = flatten(x)
+    bound, native = bind(model, leaves, structure)
+    with bound.running(native):
+        if layer is None:
+            return bound.learn(_Look(len(native)), native)
+        chosen = bound.find(layer, native)
+        (value,) = bound.run(Read((chosen,)), native, None)
+        return bound.at_layer(chosen).learn(_Look(1), [value, *native])
 
 
 @dataclass(frozen=True)
