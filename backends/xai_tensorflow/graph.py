@@ -725,7 +725,7 @@ class _Writer:
     def step(self, step: _Step) -> None:
         op, specs = step.op, self.program.specs
         given = [self.number(number) for number in step.inputs]
-        kind = _kind(step, specs)
+        kind = _kind(step, specs, self.used)
         made = None
         if kind == "spelled":
             made = _SPELLED[op.type](self, step, given)
@@ -775,12 +775,12 @@ def _carries(dtype: Any) -> bool:
     return dtype.is_floating or dtype.is_complex or dtype == tf.variant
 
 
-def _kind(step: _Step, specs: Sequence[tf.TensorSpec]) -> str:
+def _kind(step: _Step, specs: Sequence[tf.TensorSpec], used: Collection[int]) -> str:
     op = step.op
     kind = _KIND.get(op.type, "control" if op.type.startswith("TensorList") else "unknown")
     if not step.moves:
         return "unknown" if kind == "spelled" else kind
-    inputs, outputs = [specs[n] for n in step.inputs], [specs[n] for n in step.outputs]
+    inputs, outputs = [specs[n] for n in step.inputs], [specs[n] for n in step.outputs if n in used]
     moving = [spec for spec, moves in zip(inputs, step.moving, strict=True) if moves]
     if not any(_carries(spec.dtype) for spec in outputs) or not any(_carries(spec.dtype) for spec in moving):
         return "cut"
