@@ -10,6 +10,7 @@ from importlib.metadata import version as _version
 from xai_core import rules
 from xai_core.attribution.backprop import Deconvnet, GuidedBackprop
 from xai_core.attribution.base import Explainer, methods
+from xai_core.attribution.bias import BiasAttribution, FullGrad
 from xai_core.attribution.cam import (
     CAM,
     LIFTCAM,
@@ -34,6 +35,7 @@ from xai_core.attribution.lrp import LRP, DeepTaylor, ExcitationBackprop
 from xai_core.attribution.noise import SmoothGrad, SquareGrad, VarGrad
 from xai_core.attribution.occlusion import Occlusion
 from xai_core.attribution.path import ExpectedGradients, IntegratedGradients
+from xai_core.attribution.rule_cams import GuidedGradCAM, RelevanceCAM
 from xai_core.attribution.ruled import graph
 from xai_core.baselines import Baseline, Blur, Mean, Noise, Sample, Zero
 from xai_core.errors import (
@@ -73,6 +75,7 @@ __all__ = [
     "BackendError",
     "Baseline",
     "BaselineError",
+    "BiasAttribution",
     "Blur",
     "BlurIntegratedGradients",
     "CapabilityError",
@@ -88,12 +91,14 @@ __all__ = [
     "ExpectedGradients",
     "Explainer",
     "Explanation",
+    "FullGrad",
     "GradCAM",
     "GradCAMPlusPlus",
     "Gradient",
     "GradientSHAP",
     "GradientXActivation",
     "GuidedBackprop",
+    "GuidedGradCAM",
     "GuidedIntegratedGradients",
     "HiResCAM",
     "InputDependenceError",
@@ -116,6 +121,7 @@ __all__ = [
     "Occlusion",
     "OptionError",
     "OutputError",
+    "RelevanceCAM",
     "Sample",
     "ScoreCAM",
     "SlidingPatch",

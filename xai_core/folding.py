@@ -16,7 +16,7 @@ from typing import Any
 from xai_core.graph import Graph
 from xai_core.operations import Program, Step
 
-__all__ = ["fold"]
+__all__ = ["fold", "join_units"]
 
 Affine = Callable[[Any, Sequence[Any]], Any]
 """`(xp, inputs) -> array`."""
@@ -54,6 +54,56 @@ def _fold(program: Program, keep: Collection[int]) -> tuple[Step, ...]:
             del steps[places[part.outputs]]
         steps[places[(chain.parts or [step])[-1].outputs]] = folded
     return tuple(_rectified([steps[place] for place in sorted(steps)], graph))
+
+
+def join_units(program: Program) -> Program:
+    """A folded program in which a linear step and the activation right behind it are one step of kind `"unit"`.
+
+    Its facts are those of the linear step, and `activation`: a function of the linear step's output and the unit's
+    inputs.
+    """
+    graph = program.graph
+    key = ("units", graph.inputs, graph.output, program.varied)
+    if key not in graph.memory:
+        graph.memory[key] = _join(program)
+    return replace(program, steps=graph.memory[key])
+
+
+def _join(program: Program) -> tuple[Step, ...]:
+    uses = Counter(value for step in program.steps for value in step.inputs)
+    uses.update([program.graph.output])
+    users = {value: step for step in program.steps for value in step.inputs}
+    gone: set[tuple[int, ...]] = set()
+    units: dict[tuple[int, ...], Step] = {}
+    for step in program.steps:
+        if step.kind != "linear":
+            continue
+        between, value = [], step.outputs[0]
+        while uses[value] == 1 and value in users and users[value].kind == "mark":
+            between.append(users[value])
+            value = users[value].outputs[0]
+        if uses[value] != 1 or value not in users or users[value].kind != "activation":
+            continue
+        last = users[value]
+        inputs = tuple(dict.fromkeys((*step.inputs, *(v for v in last.inputs if v != value))))
+        places = tuple(None if v == value else inputs.index(v) for v in last.inputs)
+        facts = {**step.facts, "activation": partial(_activated, last, places)}
+        run = partial(_run_chain, (step, *between, last), inputs)
+        gone |= {part.outputs for part in (step, *between)}
+        units[last.outputs] = replace(
+            step,
+            kind="unit",
+            name=f"{step.name}+{last.name}",
+            inputs=inputs,
+            outputs=last.outputs,
+            run=run,
+            facts=facts,
+        )
+    return tuple(units.get(step.outputs, step) for step in program.steps if step.outputs not in gone)
+
+
+def _activated(step: Step, places: Sequence[int | None], inputs: Sequence[Any], z: Any) -> Any:
+    return step.run(*(z if place is None else inputs[place] for place in places))[0]
 
 
 @dataclass(eq=False)

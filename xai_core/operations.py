@@ -47,6 +47,7 @@ STEP_KINDS = {
     "stop": "no derivative flows by the model's own wish",
     "control": "loops and branches",
     "unknown": "anything else",
+    "unit": "linear operation and activation together, where a rule asks for both",
 }
 """Kinds of operations that data goes through."""
 

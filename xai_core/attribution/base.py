@@ -68,9 +68,9 @@ class Explainer(ABC):
     """Whether the method draws random numbers."""
     aliases: ClassVar[tuple[str, ...]] = ()
 
-    def __init_subclass__(cls, **keywords: Any) -> None:
+    def __init_subclass__(cls, *, abstract: bool = False, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
-        if not cls.__name__.startswith("_"):
+        if not abstract and not cls.__name__.startswith("_"):
             for name in (snake_case(cls.__name__), *cls.aliases):
                 _METHODS[name] = cls
 

@@ -32,16 +32,21 @@ __all__ = [
     "CAM",
     "LIFTCAM",
     "AblationCAM",
+    "CAMBase",
+    "Canvas",
     "EigenCAM",
     "EigenGradCAM",
     "GradCAM",
     "GradCAMPlusPlus",
     "HiResCAM",
     "LayerCAM",
+    "Maps",
     "NormGrad",
     "ScoreCAM",
     "SmoothGradCAMPlusPlus",
     "XGradCAM",
+    "canvas",
+    "lay_maps",
     "resize_matrix",
 ]
 
@@ -80,9 +85,9 @@ class Maps:
     grid: tuple[int, ...]
 
     def flat(self, xp: Any, value: Any) -> Any:
-        """(rows, positions, channels) of a value; halves become float32."""
+        """(rows, positions, channels) of a value, in at least float32."""
         rows = tuple(value.shape)[0]
-        moved = xp.moveaxis(value, self.channel, -1)
+        moved = xp.moveaxis(_wide(xp, value), self.channel, -1)
         flat = xp.reshape(moved, (rows, -1, tuple(moved.shape)[-1]))
         return flat[:, self.skip :, :]
 
@@ -407,7 +412,7 @@ def _positions(problem: Problem, over: Canvas, table: LayerTable, row: LayerInfo
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class _CAM(Explainer):
+class CAMBase(Explainer, abstract=True):
     """Shared part: finds the layers, lays their maps over the input, and combines several.
 
     The maps of several layers are each divided by their largest value, per sample, and averaged.
@@ -444,11 +449,7 @@ class _CAM(Explainer):
         for layer in layers:
             maps = maps_of(problem, over, layer, self.grid)
             flat = self.maps(problem, over, maps)
-            matrices = [
-                problem.to_device(resize_matrix(size, wanted), like=flat)
-                for size, wanted in zip(maps.grid, over.sizes, strict=True)
-            ]
-            found.append(problem.run(_Lay(over, maps.grid, self.relu and self._rectified), flat, matrices))
+            found.append(lay_maps(problem, over, maps.grid, flat, self.relu and self._rectified))
         value = found[0] if len(found) == 1 else problem.run(_COMBINE, found)
         leaf = problem.leaves[over.position]
         if is_floating(leaf) and value.dtype != leaf.dtype:
@@ -460,6 +461,14 @@ class _CAM(Explainer):
     @abstractmethod
     def maps(self, problem: Problem, over: Canvas, maps: Maps) -> Any:
         """The map of one layer, (batch, positions), before ReLU."""
+
+
+def lay_maps(problem: Problem, over: Canvas, grid: tuple[int, ...], flat: Any, relu: bool) -> Any:
+    """Maps (rows, positions) enlarged to the input's size, with one channel."""
+    matrices = [
+        problem.to_device(resize_matrix(size, wanted), like=flat) for size, wanted in zip(grid, over.sizes, strict=True)
+    ]
+    return problem.run(_Lay(over, grid, relu), flat, matrices)
 
 
 @dataclass(frozen=True)
@@ -516,14 +525,14 @@ def at_layer(
     points = [gather(xp, leaf, rows) for leaf in leaves]
     chosen = gather(xp, index, rows)
     values, resume = net.tap(points, [maps.layer])
-    wide = maps.flat(xp, _wide(xp, values[0]))
+    wide = maps.flat(xp, values[0])
     if not differentiate:
         return wide, None
     score, pull = net.backend.vjp(lambda inner: pick(xp, resume(inner), chosen), values)
     gradient = pull(xp.ones_like(score))[0]
     if gradient is None:
         gradient = xp.zeros_like(values[0])
-    return wide, maps.flat(xp, _wide(xp, gradient))
+    return wide, maps.flat(xp, gradient)
 
 
 def _wide(xp: Any, array: Any) -> Any:
@@ -531,7 +540,7 @@ def _wide(xp: Any, array: Any) -> Any:
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class _OnePass(_CAM):
+class _OnePass(CAMBase):
     """CAMs that take one run of the model."""
 
     @staticmethod
@@ -768,7 +777,7 @@ class _Uniform:
             score, pull = net.backend.vjp(lambda inner: self.pick(xp, resume(inner), chosen), [value])
             gradient = pull(xp.ones_like(score))[0]
             gradient = xp.zeros_like(value) if gradient is None else gradient
-            found.append(self.maps.flat(xp, _wide(xp, gradient)))
+            found.append(self.maps.flat(xp, gradient))
         mean = xp.mean(found[0], axis=1, keepdims=True)
         scale = xp.max(xp.abs(mean), axis=(1, 2))
         gap = xp.max(xp.abs(xp.concat([part - mean for part in found], axis=1)), axis=(1, 2))
@@ -776,7 +785,7 @@ class _Uniform:
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class SmoothGradCAMPlusPlus(_CAM):
+class SmoothGradCAMPlusPlus(CAMBase):
     """`GradCAMPlusPlus` with the powers of the gradient averaged over noisy copies of the input.
 
     `values = ReLU(sum_k w_k A_k)`, `w_k = sum over positions of alpha ReLU(D1)`, `alpha = D2 / (2 D2 + S_k D3)`, `Dj`
@@ -873,7 +882,7 @@ class _PlusPlus:
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class ScoreCAM(_CAM):
+class ScoreCAM(CAMBase):
     """Maps weighted by the score that is left when the input is masked by them.
 
     `values = ReLU(sum_k w_k A_k)`, `w = softmax over k of f(x * H_k + x' * (1 - H_k))`, `H_k` the map enlarged to the
@@ -944,7 +953,7 @@ class _Flat:
     maps: Maps
 
     def __call__(self, net: Net, value: Any) -> Any:
-        return self.maps.flat(net.xp, _wide(net.xp, value))
+        return self.maps.flat(net.xp, value)
 
 
 @dataclass(frozen=True)
@@ -1004,7 +1013,7 @@ _SOFTMAX = _Softmax()
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class AblationCAM(_CAM):
+class AblationCAM(CAMBase):
     """Maps weighted by the share of the score that is lost without them.
 
     `values = ReLU(sum_k w_k A_k)`, `w_k = (f(x) - f(x with A_k = 0)) / f(x)`. One row forward per channel and sample,
@@ -1081,7 +1090,7 @@ _LOST = _Lost()
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class LIFTCAM(_CAM):
+class LIFTCAM(CAMBase):
     """Maps weighted by what they contribute to the score, by DeepLIFT against maps of zero.
 
     `values = ReLU(sum_k w_k A_k)`, `w_k = sum over positions of the contribution of A_k`, an approximation of the Shapley
@@ -1118,5 +1127,5 @@ class _Lifted:
         points = [gather(xp, leaf, rows) for leaf in leaves]
         nothing = [xp.zeros_like(points[0]), *points[1:]]
         (found,), _ = contributions(net, self.plan, self.pick, points, nothing, gather(xp, index, rows), 1)
-        weights = xp.sum(self.maps.flat(xp, _wide(xp, found)), axis=1)
-        return [_channels(xp, self.maps.flat(xp, _wide(xp, points[0])), weights)]
+        weights = xp.sum(self.maps.flat(xp, found), axis=1)
+        return [_channels(xp, self.maps.flat(xp, points[0]), weights)]

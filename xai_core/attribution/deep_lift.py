@@ -19,6 +19,7 @@ from xai_core.attribution.ruled import Plan, Ruled, blockwise, covered, seed
 from xai_core.baselines import resolve_background, resolve_baseline
 from xai_core.blocks import blocks
 from xai_core.errors import OptionError
+from xai_core.folding import fold, join_units
 from xai_core.model import Net
 from xai_core.operations import LINEAR, Program, Step, Tape, forward
 from xai_core.problem import Problem, gather
@@ -178,6 +179,48 @@ class LinearOwn(OwnPullback):
     name: ClassVar[str] = "linear"
 
 
+@dataclass(frozen=True)
+class RevealCancel(Rule):
+    """Linear operation and activation together: what raises and what lowers the sum each get their own multiplier.
+
+    Shrikumar et al. 2017, section 3.5.3: with `p` and `n` the positive and negative contributions to the change of the sum,
+    `D y+` is the mean of the changes of the activation by `p` with and without `n`, `D y-` the other way round.
+    """
+
+    name: ClassVar[str] = "reveal-cancel"
+
+    def __call__(self, op: Operation) -> list[Any]:
+        xp = op.xp
+        here, there = _compared(op)
+        w, change = op.weight, here.live[0] - there.live[0]
+        zero = xp.zeros_like(w)
+        up, down = xp.where(w > 0, w, zero), xp.where(w < 0, w, zero)
+
+        def parts(delta: Any) -> tuple[Any, Any]:
+            nothing = xp.zeros_like(delta)
+            above, below = xp.where(delta > 0, delta, nothing), xp.where(delta < 0, delta, nothing)
+            raised = op.weighted(above, up) + op.weighted(below, down)
+            return raised, op.weighted(above, down) + op.weighted(below, up)
+
+        raised, lowered = parts(change)
+        start = there.weighted(there.live[0], w)
+        start = start if op.bias is None else start + op.bias
+        function = op.step.facts["activation"]
+        y0, y_up, y_down, y = (
+            function(op.inputs, start + shift) for shift in (xp.zeros_like(start), raised, lowered, raised + lowered)
+        )
+        none = xp.zeros_like(start)
+        size = xp.abs(start)
+        up_slope = op.slope * _quotient(xp, (y_up - y0 + y - y_down) / 2, raised, none, size)
+        down_slope = op.slope * _quotient(xp, (y_down - y0 + y - y_up) / 2, lowered, none, size)
+
+        def shared(delta: Any) -> Any:
+            more, less = parts(delta)
+            return up_slope * more + down_slope * less
+
+        return [op.pull_function(shared, change, xp.ones_like)]
+
+
 _RULES: dict[str, Rule] = {
     "activation": Rescale(),
     "product": Midpoint(),
@@ -192,6 +235,7 @@ _RULES: dict[str, Rule] = {
     "minimum": Winner(),
     "select": Selected(),
     "stop": Passed(),
+    "unit": RevealCancel(),
     **{kind: LinearOwn() for kind in LINEAR},
 }
 
@@ -199,6 +243,12 @@ _RULES: dict[str, Rule] = {
 @dataclass(frozen=True)
 class LiftPlan(Plan):
     """The rules of DeepLIFT."""
+
+    cancel: bool = False
+
+    def program(self, net: Any, leaves: list[Any], varied: int) -> Program:
+        program = super().program(net, leaves, varied)
+        return join_units(fold(program)) if self.cancel else program
 
     def rule(self, step: Step, program: Program) -> Rule | None:
         return _RULES.get(step.kind)
@@ -289,6 +339,13 @@ def multipliers(
     return found, tape, reference, score - score_before
 
 
+def _check_rule(rule: str) -> None:
+    if rule not in ("rescale", "reveal_cancel"):
+        raise OptionError(
+            "`rule` is how activations are treated.", received=repr(rule), fix="rule='rescale' or rule='reveal_cancel'"
+        )
+
+
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class DeepLIFT(Ruled):
     """Difference of the score from that at a reference, handed back operation by operation.
@@ -304,6 +361,8 @@ class DeepLIFT(Ruled):
     ----------
     baseline
         The reference `x'`, as for `IntegratedGradients`.
+    rule
+        `"rescale"`, or `"reveal_cancel"`, which keeps apart what raises and what lowers the sum before an activation.
     unsupported
         What becomes of operations that have no rule: `"error"` or `"gradient"`.
 
@@ -314,9 +373,14 @@ class DeepLIFT(Ruled):
     """
 
     baseline: Any = 0.0
+    rule: str = "rescale"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_rule(self.rule)
 
     def plan(self, problem: Problem) -> LiftPlan:
-        return LiftPlan(type(self).__name__, self.unsupported)
+        return LiftPlan(type(self).__name__, self.unsupported, self.rule == "reveal_cancel")
 
     def planned_rows(self, batch: int) -> int:
         return 3 * batch
@@ -383,14 +447,19 @@ class DeepSHAP(Ruled):
     ----------
     background
         Data to average over, of the same structure as the inputs; all rows are used.
-    unsupported
+    rule, unsupported
         As for `DeepLIFT`.
     """
 
     background: Any = None
+    rule: str = "rescale"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_rule(self.rule)
 
     def plan(self, problem: Problem) -> LiftPlan:
-        return LiftPlan(type(self).__name__, self.unsupported)
+        return LiftPlan(type(self).__name__, self.unsupported, self.rule == "reveal_cancel")
 
     def planned_rows(self, batch: int) -> int:
         shape = tuple(getattr(self.background, "shape", ()))

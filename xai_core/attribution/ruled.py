@@ -88,7 +88,7 @@ class Coverage:
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class Ruled(Explainer):
+class Ruled(Explainer, abstract=True):
     """Base of methods with backward rules.
 
     Parameters
