@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import sys
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from xai_core.backend import Adapted, Around, Backend, Identity, Pull, Tapped, lifetime
-from xai_core.errors import ModelError, TrainingModeError, describe
+from xai_core.errors import LayerError, ModelError, TrainingModeError, describe
 from xai_jax.graph import traced
 from xai_jax.taps import follow, tap
 
@@ -210,10 +212,11 @@ def _marked_kind(kind: type, around: Around) -> type:
 
     def __call__(self: Any, *positional: Any, **keywords: Any) -> Any:
         def compute(given: Any) -> Any:
-            return kind.__call__(self, *given, **keywords)
+            return kind.__call__(self, *given[0], **given[1])
 
         path = vars(self).get(_PATH)
-        return compute(positional) if path is None else around(path, kind.__name__, compute, positional)
+        given = (positional, keywords)
+        return compute(given) if path is None else around(path, kind.__name__, compute, given)
 
     __call__.__signature__ = inspect.signature(kind.__call__)  # type: ignore[attr-defined]
     return type(kind)(kind.__name__, (kind,), {"__call__": __call__, "__module__": kind.__module__})
@@ -223,7 +226,7 @@ def _marked_function(function: Callable[..., Any], path: str, around: Around) ->
     name = getattr(function, "__name__", type(function).__name__)
 
     def call(*positional: Any, **keywords: Any) -> Any:
-        return around(path, name, lambda given: function(*given, **keywords), positional)
+        return around(path, name, lambda given: function(*given[0], **given[1]), (positional, keywords))
 
     with contextlib.suppress(TypeError, ValueError):
         call.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
@@ -250,7 +253,7 @@ def _linen(backend: JaxBackend, model: Any, params: Any) -> Adapted:
             path = "/".join(context.module.path)
             if context.method_name != "__call__" or not path:
                 return following(*positional, **given)
-            return around(path, type(context.module).__name__, lambda p: following(*p, **given), positional)
+            return around(path, type(context.module).__name__, lambda g: following(*g[0], **g[1]), (positional, given))
 
         with nn.intercept_methods(intercept):
             return apply(state, x)
@@ -263,8 +266,30 @@ def _linen(backend: JaxBackend, model: Any, params: Any) -> Adapted:
         device=_device(variables),
         tapped=backend.tapped(marked),
         traced=traced(marked),
-        locate=lambda layer: getattr(layer, "name", None) if hasattr(layer, "parent") else None,
+        locate=partial(_locate_linen, model),
     )
+
+
+def _locate_linen(model: Any, layer: Any) -> str | None:
+    """Path of a bound submodule, or of a module that is a field of the model, or of one of its fields."""
+    if getattr(layer, "scope", None) is None:
+        return next((path for path, part in _linen_fields(model, "") if part is layer), None)
+    root = layer
+    while hasattr(root.parent, "scope"):
+        root = root.parent
+    return "/".join(layer.path) if type(root) is type(model) else None
+
+
+def _linen_fields(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Modules that are given to modules as fields, with the paths that Flax makes of them."""
+    if isinstance(node, (list, tuple, dict)):
+        for key, item in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from _linen_fields(item, f"{path}_{key}")
+    elif hasattr(node, "parent") and hasattr(node, "scope"):
+        yield path, node
+        for field in dataclasses.fields(node):
+            if field.name not in ("parent", "name"):
+                yield from _linen_fields(getattr(node, field.name), f"{path}/{field.name}".removeprefix("/"))
 
 
 def _call_linen(model: Any, state: Any, x: Any, keywords: dict[str, bool]) -> Any:
@@ -290,7 +315,21 @@ def _equinox(backend: JaxBackend, model: Any, params: Any) -> Adapted:
 
     def locate(layer: Any) -> str | None:
         parts = jax.tree_util.tree_flatten_with_path(model, is_leaf=lambda node: node is layer)[0]
-        return next((jax.tree_util.keystr(path).removeprefix(".") for path, part in parts if part is layer), None)
+        found = [
+            # By position, by key or by attribute.
+            _dotted(
+                tuple(next(getattr(key, kind) for kind in ("idx", "key", "name") if hasattr(key, kind)) for key in path)
+            )
+            for path, part in parts
+            if part is layer
+        ]
+        if len(found) > 1:
+            raise LayerError(
+                "This object is several layers of the model, each with calls of its own.",
+                received=describe(layer),
+                fix=f"say which: {', '.join(map(repr, found[:4]))}.",
+            )
+        return found[0] if found else None
 
     def check(leaves: list[Any]) -> None:
         for part in jax.tree.leaves(model, is_leaf=lambda node: hasattr(node, "inference")):
@@ -364,7 +403,7 @@ def _haiku(backend: JaxBackend, model: Any, params: Any) -> Adapted:
             if context.method_name != "__call__":
                 return following(*positional, **given)
             name = context.module.module_name
-            return around(name, type(context.module).__name__, lambda p: following(*p, **given), positional)
+            return around(name, type(context.module).__name__, lambda g: following(*g[0], **g[1]), (positional, given))
 
         with hk.intercept_methods(intercept):
             return apply(state, x)

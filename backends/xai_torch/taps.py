@@ -11,6 +11,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from xai_core.backend import Around
+from xai_core.errors import CapabilityError
 from xai_core.layers import Tree
 
 __all__ = ["TREE", "follow", "layers"]
@@ -37,8 +38,7 @@ TREE = Tree(_arrays, _replace, _copy)
 def layers(module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
     """Paths and modules, without the wrappers of `torch.compile` and without the module itself."""
     for path, part in module.named_modules():
-        inner = part._modules.get("_orig_mod")
-        if inner is None and path:
+        if "_orig_mod" not in part._modules and path:
             yield ".".join(step for step in path.split(".") if step != "_orig_mod"), part
 
 
@@ -49,6 +49,12 @@ def follow(module: torch.nn.Module, around: Around, run: Callable[[], Any]) -> A
     the module returns after the user's own hooks. Fused attention, which does not call its parts, and compiled code are
     off meanwhile.
     """
+    if isinstance(module, torch.jit.ScriptModule):
+        raise CapabilityError(
+            "The layers of a TorchScript program cannot be followed.",
+            received=type(module).__qualname__,
+            fix="pass the module that it was made of.",
+        )
     parts = list(layers(module))
     owner = threading.get_ident()
     with contextlib.ExitStack() as stack:
