@@ -179,7 +179,7 @@ def _analyse(graph: Graph, varied: int, backend: Backend) -> tuple[Step, ...]:
         if depends & set(node.inputs):
             depends |= set(node.outputs)
         if node.kind != "cut" and live & set(node.inputs):
-            live |= {out for out in node.outputs if "float" in graph.dtypes[out]}
+            live |= {out for out in node.outputs if not graph.dtypes[out].startswith(("int", "uint", "bool"))}
     known = _Known(graph, numbers, live, depends, backend)
     steps = [_step(node, known) for node in nodes]
     steps = _fuse_activations(steps, known)
@@ -285,6 +285,8 @@ def _fuse_activations(steps: list[Step], known: _Known) -> list[Step]:
         chains = [origins.get(value, [value]) for value in data]
         if len(data) == 1:
             origins[out] = [out, *chains[0]]
+            if step.kind == "activation" and len(step.live) > 1:  # x * x: one function of one input
+                fused[place] = _composed(steps, maker, data[0], place, known)
             continue
         common = next((value for value in chains[0] if all(value in chain for chain in chains[1:])), None)
         if common is None or common not in known.live:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ import tensorflow as tf
 import xai_tensorflow.namespace as namespace
 from xai_core.backend import Adapted, Backend, Pull, captured, lifetime, settings
 from xai_core.errors import ModelError, describe
-from xai_tensorflow.graph import follow
+from xai_tensorflow.graph import follow, traced_by_operation
 
 __all__ = ["TensorFlowBackend", "backend"]
 
@@ -59,6 +60,7 @@ class TensorFlowBackend(Backend):
             anchor=anchor,
             read=lambda _: ((), (part, _facts(model))),
             tapped=self.tapped(follow(apply)),
+            traced=traced_by_operation(apply),
         )
 
     def asarray(self, array: np.ndarray[Any, Any], device: Any) -> Any:
@@ -70,7 +72,7 @@ class TensorFlowBackend(Backend):
     def vjp(self, function: Callable[[list[Any]], Any], leaves: list[Any]) -> tuple[Any, Pull]:
         inputs = [tf.stop_gradient(leaf) for leaf in leaves]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch([leaf for leaf in inputs if leaf.dtype.is_floating])
+            tape.watch([leaf for leaf in inputs if leaf.dtype.is_floating or leaf.dtype.is_complex])
             value = function(inputs)
 
         def pull(cotangent: Any) -> list[Any]:
@@ -79,20 +81,23 @@ class TensorFlowBackend(Backend):
 
         return value, pull
 
+    def eager(self) -> AbstractContextManager[Any]:
+        return tf.init_scope()
+
     def abstract(self, function: Callable[..., Any], *arguments: Any) -> None:
         tf.function(function, autograph=False).get_concrete_function(*arguments)
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         # For each signature a tf.function of an object of its own, one without code: TensorFlow counts traces by code
         # objects, and warns of many.
-        traced: dict[Any, Any] = {}
+        functions: dict[Any, Any] = {}
 
         def call_traced(*arguments: Any) -> Any:
             leaves = tf.nest.flatten(arguments)
             key = tuple(None if leaf is None else (tuple(leaf.shape), leaf.dtype) for leaf in leaves)
-            found = traced.get(key)
+            found = functions.get(key)
             if found is None:
-                found = traced[key] = tf.function(partial(function), autograph=False)
+                found = functions[key] = tf.function(partial(function), autograph=False)
             return found(*arguments)
 
         return call_traced

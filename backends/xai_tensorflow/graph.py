@@ -22,7 +22,7 @@ from xai_core.errors import CapabilityError
 from xai_core.graph import Graph, GraphBuilder, along_axes
 from xai_core.structure import flatten
 
-__all__ = ["follow", "traced"]
+__all__ = ["follow", "traced", "traced_by_operation"]
 
 _KINDS = {
     "structure": "Identity IdentityN Snapshot EnsureShape CheckNumerics CheckNumericsV2 ReadVariableOp Cast Reshape "
@@ -210,7 +210,18 @@ def traced(marked: Callable[[Any, Any, Around], Any]) -> Callable[[Any, Any, Cal
     def trace(params: Any, x: Any, pick: Callable[[Any], Any]) -> Graph:
         marks = _Marks()
         program, _ = _trace(lambda inner: pick(marked(params, inner, marks.around)), x, marks)
-        return _graph(program, marks)
+        return _graph(program, marks, False)
+
+    return trace
+
+
+def traced_by_operation(apply: Callable[[Any, Any], Any]) -> Callable[[Any, Any, Callable[[Any], Any]], Graph]:
+    """The graph of `pick(apply(params, x))`, with the layers of `follow`."""
+
+    def trace(params: Any, x: Any, pick: Callable[[Any], Any]) -> Graph:
+        marks = _Marks()
+        program, _ = _trace(lambda inner: pick(apply(params, inner)), x, marks)
+        return _graph(program, marks, True)
 
     return trace
 
@@ -402,15 +413,19 @@ def _tensor(constant: Any, dtype: Any) -> Any:
     return tf.constant(constant, dtype, constant.shape) if isinstance(constant, np.ndarray) else constant
 
 
+def _shown(step: _Step) -> tuple[list[int], list[int]]:
+    """Which inputs and outputs of an operation are those of a layer; none where it is none."""
+    # Not what operations hand to their derivatives alone, whose shape is not known.
+    known = [place for place, out in enumerate(step.op.outputs) if out.dtype.is_floating and out.shape.rank is not None]
+    moving = [place for place, moves in enumerate(step.moving) if moves]
+    return (moving, known) if step.moves and known else ([], [])
+
+
 def _layer(around: Around, step: _Step, run: Run, given: Sequence[Any]) -> Sequence[Any]:
     """Run an operation, through `around` if it is a layer."""
-    # Not what operations hand to their derivatives alone, whose shape is not known.
-    outputs = [
-        place for place, out in enumerate(step.op.outputs) if out.dtype.is_floating and out.shape.rank is not None
-    ]
-    if not step.moves or not outputs:
+    moving, outputs = _shown(step)
+    if not outputs:
         return run(*given)
-    moving = [place for place, moves in enumerate(step.moving) if moves]
     made: list[Any] = []
 
     def compute(shown: Sequence[Any]) -> list[Any]:
@@ -681,23 +696,27 @@ _CONTROL: dict[str, Callable[[Any], Run]] = {
 # What operations are, for rules.
 
 
-def _graph(program: _Program, marks: _Marks) -> Graph:
+def _graph(program: _Program, marks: _Marks, by_operation: bool) -> Graph:
     writer = _Writer(program)
     builder = writer.builder
     for item in program.items:
-        if isinstance(item, _Step):
-            writer.step(item)
-        else:
+        if isinstance(item, _Event):
             writer.mark(item)
+        elif by_operation:
+            writer.layer(item)
+        else:
+            writer.step(item, writer.inputs(item))
     ends = Counter(item.path for item in program.items if isinstance(item, _Event) and not item.begins)
     # The calls of a layer can not be told apart by number where some are inside a loop or a branch.
-    known = {layer: number for layer, number in builder.layers.items() if ends[layer.path] == marks.count(layer.path)}
-    builder.layers = known
+    confused = {path for path, count in ends.items() if count != marks.count(path)}
+    builder.layers = {layer: number for layer, number in builder.layers.items() if layer.path not in confused}
     return builder.build([writer.number(n) for n in program.inputs], writer.number(program.outputs[0]))
 
 
 class _Writer:
     """Writes the steps of a program as nodes."""
+
+    _path: str | None = None
 
     def __init__(self, program: _Program) -> None:
         self.program = program
@@ -717,14 +736,30 @@ class _Writer:
             self._numbers[held] = self.builder.constant(array, *_spec(spec), number)
         return self._numbers[held]
 
+    def inputs(self, item: _Step | _Event) -> list[int]:
+        return [self.number(number) for number in item.inputs]
+
     def mark(self, event: _Event) -> None:
         note = self.builder.enter if event.begins else self.builder.leave
-        made = note(event.path, [self.number(number) for number in event.inputs])
+        made = note(event.path, self.inputs(event))
         self._numbers.update(zip(event.outputs, made, strict=True))
 
-    def step(self, step: _Step) -> None:
+    def layer(self, step: _Step) -> None:
+        """An operation, as a layer of its own if it is one."""
+        self._path, given = step.name, self.inputs(step)
+        moving, outputs = _shown(step)
+        if not outputs:
+            return self.step(step, given)
+        for place, number in zip(moving, self.builder.enter(step.name, [given[p] for p in moving]), strict=True):
+            given[place] = number
+        self.step(step, given)
+        held = [step.outputs[place] for place in outputs if step.outputs[place] in self._numbers]
+        made = self.builder.leave(step.name, [self._numbers[number] for number in held])
+        self._numbers.update(zip(held, made, strict=True))
+
+    def step(self, step: _Step, given: list[int]) -> None:
+        """An operation with these inputs."""
         op, specs = step.op, self.program.specs
-        given = [self.number(number) for number in step.inputs]
         kind = _kind(step, specs, self.used)
         made = None
         if kind == "spelled":
@@ -735,7 +770,7 @@ class _Writer:
             if op.type in _TRANSPOSED:
                 given, run = given[::-1], partial(_backwards, run)
             outputs = [_spec(specs[number]) for number in step.outputs]
-            made = self.builder.node(kind, op.type, given, outputs, run, facts=facts, source=_source(op))
+            made = self._node(step, kind, given, outputs, run, facts)
             self._note_number(op, given, made)
         self._numbers.update(zip(step.outputs, made, strict=False))
 
@@ -748,8 +783,19 @@ class _Writer:
 
     def node(self, step: _Step, kind: str, inputs: Sequence[int], spec: tf.TensorSpec, run: Callable[..., Any]) -> int:
         """A part of an operation that is spelled out."""
-        run_listed = partial(_run_listed, run)
-        return self.builder.node(kind, step.op.type, inputs, [_spec(spec)], run_listed, source=_source(step.op))[0]
+        return self._node(step, kind, inputs, [_spec(spec)], partial(_run_listed, run), {})[0]
+
+    def _node(
+        self,
+        step: _Step,
+        kind: str,
+        inputs: Sequence[int],
+        outputs: Sequence[tuple[Sequence[int], str]],
+        run: Run,
+        facts: Mapping[str, Any],
+    ) -> list[int]:
+        source = _source(step.op)
+        return self.builder.node(kind, step.op.type, inputs, outputs, run, facts=facts, path=self._path, source=source)
 
 
 def _run_listed(run: Callable[..., Any], *arrays: Any) -> list[Any]:

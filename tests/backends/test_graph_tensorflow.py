@@ -21,7 +21,7 @@ import keras
 import tensorflow as tf
 import xai_tensorflow.namespace as namespace
 from xai_keras import _watched_run, layer_paths
-from xai_tensorflow.graph import follow, traced
+from xai_tensorflow.graph import follow, traced, traced_by_operation
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="Keras computes with another framework")
 
@@ -421,11 +421,14 @@ def test_known_numbers():
     assert not set(last.inputs) & set(graph.numbers)
 
 
-def test_operations_as_layers_of_the_graph():
-    """A function whose operations are layers, traced: its layers are in the graph."""
+@pytest.mark.parametrize("again", [False, True])
+def test_operations_as_layers_of_the_graph(again):
+    """Also of a function that runs them one by one as layers."""
     model, x = Dense(), numbers(2, 4)
-    graph = check(follow(lambda params, x: model(x)), x)
+    apply = lambda params, x: model(x)  # noqa: E731
+    graph = traced(follow(apply))((), x, same) if again else traced_by_operation(apply)((), x, same)
     values = {}
+    assert_close(execute(graph, [x]), model(x))
     execute(graph, [x], values)
     assert_close(values[graph.layers[Layer("Relu", 1)]], tf.nn.relu(x @ model.weight))
     assert {node.path for node in graph.nodes if node.kind == "softmax"} == {"PartitionedCall/Softmax"}

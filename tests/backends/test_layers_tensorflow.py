@@ -226,6 +226,24 @@ def test_loops_and_branches_are_one_layer():
     assert_close(at_loop.values, np.array([[0.0, 1.0], [0.0, 1.0]]))
 
 
+def test_operations_of_unknown_kind_are_refused_by_name():
+    """Derivatives go through complex numbers and lists of tensors too, which have no floating dtype."""
+    x = tf.constant(np.random.default_rng(0).normal(size=(2, 3)).astype("float32"))
+
+    def spectrum(x):
+        return tf.abs(tf.signal.rfft(x)) @ tf.ones((2, 3))
+
+    def listed(x):
+        kept = tf.TensorArray(tf.float32, 2).write(0, x).write(1, 2.0 * x)
+        return tf.reduce_sum(kept.stack(), 0)
+
+    for model, name in ((spectrum, "RFFT"), (listed, "TensorListSetItem")):
+        with pytest.raises(xai.UnsupportedOperation, match=name):
+            xai.LRP()(model, x, target=0)
+    own = xai.DeepLIFT(unsupported="gradient")(spectrum, x, target=0).values
+    assert_close(own, xai.InputXGradient()(spectrum, x, target=0).values)
+
+
 def test_a_variable_that_the_model_changes_is_refused():
     class Counting(tf.Module):
         def __init__(self, reads):
