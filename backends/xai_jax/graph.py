@@ -19,7 +19,8 @@ __all__ = ["traced"]
 
 _KINDS = {
     "structure": "reshape transpose squeeze expand_dims broadcast_in_dim slice pad concatenate rev gather dynamic_slice "
-    "dynamic_update_slice scatter copy copy_p convert_element_type reduce_precision split optimization_barrier",
+    "dynamic_update_slice scatter copy copy_p convert_element_type reduce_precision split stack unstack tile "
+    "optimization_barrier",
     "sum": "reduce_sum cumsum reduce_window_sum scatter-add scatter_add",
     "add": "add add_any",
     "subtract": "sub",

@@ -176,3 +176,16 @@ def test_equinox_is_called_sample_by_sample():
     found = xai.Gradient()(conv, x, target=1)
     assert_close(found.values, jax.grad(lambda x: jax.vmap(conv)(x)[:, 1].sum())(x), like=x)
     assert found.channel_axis == 1
+
+
+def test_rules_pass_stacking_and_products_of_a_value_with_itself():
+    def net(x):
+        first, second, third = jnp.unstack(jnp.tile(x * x, 2), axis=1)[:3]
+        return jnp.stack([first * second, third], 1)
+
+    x = jax.random.normal(jax.random.key(0), (2, 3))
+    found = xai.DeepLIFT(baseline=0.5)(net, x, target=0)
+    # The rule for x * x is exact, and that for the product half way between both runs.
+    squares, before = np.asarray(x * x), 0.25
+    expected = [(s - before) * (t + before) / 2 for s, t in zip(squares[:, :2].T, squares[:, 1::-1].T, strict=True)]
+    assert_close(found.values, jnp.asarray(np.stack([*expected, 0 * expected[0]], 1)), relative=1e-5)
