@@ -77,7 +77,7 @@ def test_grad_cam_plus_plus(net, x):
         cam.get_cam_weights = exact
         expected = cam(input_tensor=x.clone(), targets=[ClassifierOutputTarget(TARGET)] * 2)
     found = xai.GradCAMPlusPlus(layer="layer3")(net, x, target=TARGET).values.numpy()[:, 0]
-    assert_close(scaled(found), expected, relative=1e-3)
+    assert_close(scaled(found), expected, relative=1e-4)
 
 
 def test_eigen_cam(net, x):
@@ -130,13 +130,13 @@ def test_conductance(net, x):
     """captum adds up with the gradient at the left end of each interval."""
     expected = attr.LayerConductance(net, net.layer3).attribute(x, target=TARGET, n_steps=8, method="riemann_trapezoid")
     found = xai.Conductance(layer="layer3", steps=8, quadrature="riemann_left")(net, x, target=TARGET)
-    assert_close(found.values, expected.detach(), relative=1e-3)
+    assert_close(found.values, expected.detach(), relative=1e-4)
 
 
 def test_internal_influence(net, x):
     expected = attr.InternalInfluence(net, net.layer3).attribute(x, target=TARGET, n_steps=8)
     found = xai.InternalInfluence(layer="layer3", steps=8)(net, x, target=TARGET)
-    assert_close(found.values, expected.detach(), relative=1e-3)
+    assert_close(found.values, expected.detach(), relative=1e-4)
 
 
 def test_layer_gradient_x_activation(net, x):
