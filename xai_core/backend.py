@@ -14,7 +14,7 @@ import sys
 import types
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -137,6 +137,20 @@ class Backend(ABC):
             return pick(marked(params, x, around))
 
         return run
+
+    def traced(
+        self,
+        marked: Callable[[Any, Any, Around], Any],
+        roots: Sequence[Any] = (),
+        anchor: Any = None,
+        static: Callable[[], Hashable] = tuple,
+    ) -> Traced | None:
+        """`Adapted.traced` of a model from `marked(params, x, around)`, or `None` where operations cannot be seen.
+
+        Backends that compile trace where a kernel is compiled. Others keep what they traced as long as `anchor` lives,
+        `static()` is the same, and nothing but the numbers changes in `roots`, the modules that the model consists of.
+        """
+        return None
 
     def depends(self, function: Callable[..., Any], params: Any, leaves: list[Any]) -> bool:
         """Whether `function(params, leaves)` depends on any leaf; asked only when a whole explanation came out as zero.

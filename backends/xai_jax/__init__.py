@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import inspect
 import sys
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xai_core.backend import Adapted, Around, Backend, Identity, Pull, Tapped, lifetime
+from xai_core.backend import Adapted, Around, Backend, Identity, Pull, Tapped, Traced, lifetime
 from xai_core.errors import LayerError, ModelError, TrainingModeError, describe
 from xai_jax.graph import traced
 from xai_jax.taps import follow, tap
@@ -75,6 +75,15 @@ class JaxBackend(Backend):
 
     def tapped(self, marked: Callable[[Any, Any, Around], Any]) -> Tapped:
         return follow(marked)
+
+    def traced(
+        self,
+        marked: Callable[[Any, Any, Around], Any],
+        roots: Sequence[Any] = (),
+        anchor: Any = None,
+        static: Callable[[], Hashable] = tuple,
+    ) -> Traced:
+        return traced(marked)
 
     def eager(self) -> contextlib.AbstractContextManager[Any]:
         return jax.ensure_compile_time_eval()
@@ -194,7 +203,7 @@ def _nnx(backend: JaxBackend, model: Any, params: Any) -> Adapted:
         check=check,
         device=_device(nnx.state(model)),
         tapped=backend.tapped(marked),
-        traced=traced(marked),
+        traced=backend.traced(marked),
         locate=locate,
     )
 
@@ -265,7 +274,7 @@ def _linen(backend: JaxBackend, model: Any, params: Any) -> Adapted:
         read=lambda _: (variables, None),
         device=_device(variables),
         tapped=backend.tapped(marked),
-        traced=traced(marked),
+        traced=backend.traced(marked),
         locate=partial(_locate_linen, model),
     )
 
@@ -350,7 +359,7 @@ def _equinox(backend: JaxBackend, model: Any, params: Any) -> Adapted:
         channel_axis=1,
         sequence_axis=1 if _convolves_signals(model) else -1,
         tapped=backend.tapped(marked),
-        traced=traced(marked),
+        traced=backend.traced(marked),
         locate=locate,
     )
 
@@ -415,7 +424,7 @@ def _haiku(backend: JaxBackend, model: Any, params: Any) -> Adapted:
         read=lambda _: (params, None),
         device=_device(params),
         tapped=backend.tapped(marked),
-        traced=traced(marked),
+        traced=backend.traced(marked),
     )
 
 
@@ -443,7 +452,7 @@ def _function(backend: JaxBackend, model: Any, params: Any) -> Adapted:
         read=read,
         device=_device(params),
         tapped=backend.tapped(lambda held, x, _: apply(held, x)),
-        traced=traced(lambda held, x, _: apply(held, x)),
+        traced=backend.traced(lambda held, x, _: apply(held, x)),
     )
 
 

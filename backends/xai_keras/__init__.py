@@ -74,6 +74,7 @@ class KerasBackend(Backend):
                 ),
                 channel_axis=axis,
                 tapped=inner.tapped(partial(_watched_run, names, apply)),
+                traced=inner.traced(partial(_watched_run, names, apply)),
                 locate=locate,
             )
 
@@ -81,6 +82,7 @@ class KerasBackend(Backend):
             return model(x, training=False)
 
         tapped = inner.tapped(partial(_watched_run, names, run))
+        traced = inner.traced(partial(_watched_run, names, run), [model], model, lambda: "keras")
         if inner.name == "torch":
             # As a torch module it knows its device, its buffers and how to restore them.
             module = inner.adapt(model, None)
@@ -93,6 +95,7 @@ class KerasBackend(Backend):
                 device=module.device,
                 channel_axis=axis,
                 tapped=tapped,
+                traced=traced,
                 locate=locate,
             )
         return Adapted(
@@ -102,6 +105,7 @@ class KerasBackend(Backend):
             read=lambda _: ((), _facts(model)),
             channel_axis=axis,
             tapped=tapped,
+            traced=traced,
             locate=locate,
         )
 

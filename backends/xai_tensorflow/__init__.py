@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -12,9 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 import xai_tensorflow.namespace as namespace
-from xai_core.backend import Adapted, Backend, Pull, captured, lifetime, settings
+from xai_core.backend import Adapted, Around, Backend, Pull, Traced, captured, lifetime, settings
 from xai_core.errors import ModelError, describe
-from xai_tensorflow.graph import follow, traced_by_operation
+from xai_tensorflow.graph import follow, traced, traced_by_operation
 
 __all__ = ["TensorFlowBackend", "backend"]
 
@@ -80,6 +80,15 @@ class TensorFlowBackend(Backend):
             return [None if gradient is None else tf.convert_to_tensor(gradient) for gradient in found]
 
         return value, pull
+
+    def traced(
+        self,
+        marked: Callable[[Any, Any, Around], Any],
+        roots: Sequence[Any] = (),
+        anchor: Any = None,
+        static: Callable[[], Hashable] = tuple,
+    ) -> Traced:
+        return traced(marked)
 
     def eager(self) -> AbstractContextManager[Any]:
         return tf.init_scope()

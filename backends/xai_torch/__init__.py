@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import array_api_compat.torch as xp
 import numpy as np
 import torch
 
-from xai_core.backend import Adapted, Around, Backend, Pull, captured, lifetime, settings
+from xai_core.backend import Adapted, Around, Backend, Identity, Pull, Traced, captured, lifetime, settings
 from xai_core.errors import InputError, TrainingModeError, describe, dtype_name
 from xai_core.layers import Tree
 from xai_torch.graph import traced
@@ -47,7 +47,9 @@ class TorchBackend(Backend):
                 backend=self,
                 apply=apply,
                 anchor=anchor,
-                traced=traced(lambda _, x, around: apply(_, x), modules_of(model), anchor, lambda: facts_of(model)),
+                traced=self.traced(
+                    lambda _, x, around: apply(_, x), modules_of(model), anchor, lambda: facts_of(model, params)
+                ),
                 read=lambda _: ((), part),
                 preserve=lambda: _preserved([]),
                 channel_axis=self.channel_axis,
@@ -74,13 +76,22 @@ class TorchBackend(Backend):
             channel_axis=self.channel_axis,
             sequence_axis=1 if any(isinstance(part, _SIGNAL_LAYERS) for part in module.modules()) else -1,
             tapped=self.tapped(marked),
-            traced=traced(marked, [module], anchor),
+            traced=self.traced(marked, [module], anchor),
             locate=lambda layer: next((path for path, part in layers(module) if part is layer), None),
         )
 
     @property
     def tree(self) -> Tree:
         return TREE
+
+    def traced(
+        self,
+        marked: Callable[[Any, Any, Around], Any],
+        roots: Sequence[Any] = (),
+        anchor: Any = None,
+        static: Callable[[], Hashable] = tuple,
+    ) -> Traced:
+        return traced(marked, roots, anchor, static)
 
     def asarray(self, array: np.ndarray[Any, Any], device: Any) -> Any:
         if array.dtype.name == "bfloat16":
@@ -127,11 +138,12 @@ def modules_of(function: Any) -> list[torch.nn.Module]:
     return list({id(value): value for value in found if isinstance(value, torch.nn.Module)}.values())
 
 
-def facts_of(function: Any) -> Hashable:
-    """What a function depends on beside the numbers in its modules."""
+def facts_of(function: Any, params: Any) -> Hashable:
+    """What a function of these parameters depends on beside the numbers in its modules."""
     owner = getattr(function, "__self__", None)
     own = settings(owner) if hasattr(owner, "__dict__") else None
-    return lifetime(function)[1], captured(function, lambda value: ()), own
+    arrays = tuple(Identity(array) for array in TREE.arrays(params))
+    return lifetime(function)[1], captured(function, lambda value: ()), own, arrays
 
 
 _SIGNAL_LAYERS = (torch.nn.Conv1d, torch.nn.ConvTranspose1d)
