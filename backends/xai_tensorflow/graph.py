@@ -647,40 +647,19 @@ def _case(op: Any) -> Run:
 
 
 def _while(op: Any) -> Run:
-    condition, body = (_function_program(g, n) for g, n in zip(_branches(op), (1, len(op.outputs)), strict=True))
-    # What the body passes on is no variable of the loop; the model's variables are among that.
-    pairs = zip(body.inputs, body.outputs, strict=True)
-    looped = [place for place, (given, made) in enumerate(pairs) if _origin(body, made) != given]
-    shapes = [op.outputs[place].shape for place in looped]
-    goes_on, step = _ready(condition), _ready(body)
+    graphs = zip(_branches(op), (1, len(op.outputs)), strict=True)
+    condition, body = (_ready(_function_program(graph, count)) for graph, count in graphs)
+    shapes = [tensor.shape for tensor in op.outputs]
 
     def run(*arrays: Any) -> list[Any]:
-        def full(moving: Sequence[Any]) -> list[Any]:
-            held = list(arrays)
-            for place, array in zip(looped, moving, strict=True):
-                held[place] = array
-            return held
-
-        def body_of(*moving: Any) -> list[Any]:
-            made = step(full(moving))
-            return [made[place] for place in looped]
-
-        start = [arrays[place] for place in looped]
         invariants = [
-            array.shape if shape.is_fully_defined() else shape for array, shape in zip(start, shapes, strict=True)
+            array.shape if shape.is_fully_defined() else shape for array, shape in zip(arrays, shapes, strict=True)
         ]
-        done = tf.while_loop(lambda *moving: goes_on(full(moving))[0], body_of, start, shape_invariants=invariants)
-        return full(done)
+        start = list(arrays)
+        loop = tf.while_loop(lambda *x: condition(x)[0], lambda *x: body(x), start, shape_invariants=invariants)
+        return _listed(loop)
 
     return run
-
-
-def _origin(program: _Program, number: int) -> int:
-    """Where a value comes from that is only passed on."""
-    passed = {step.outputs[0]: step.inputs[0] for step in program.steps if step.op.type == "Identity"}
-    while number in passed:
-        number = passed[number]
-    return number
 
 
 _CONTROL: dict[str, Callable[[Any], Run]] = {

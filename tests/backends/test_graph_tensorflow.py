@@ -305,6 +305,7 @@ CONTRACTIONS = {
     "batched": lambda x, w: tf.matmul(x, tf.transpose(w, (0, 1, 3, 2))[:1, :1], transpose_b=True),
     "einsum": lambda x, w: tf.einsum("bhwc,ijco->bohi", x, w),
     "ellipsis": lambda x, w: tf.einsum("...c,co->o...", x, w[0, 0]),
+    "uneven": lambda x, w: tf.einsum("...c,...co->...o", x[0], tf.tile(w[0, :1], (5, 1, 1))),
     "both": lambda x, w: tf.einsum("b...c,...co->b...o", x, w[:1, :1]),
 }
 
