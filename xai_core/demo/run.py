@@ -16,6 +16,7 @@ import numpy as np
 
 from xai_core.attribution.base import Explainer
 from xai_core.attribution.cam import (
+    CAM,
     EigenCAM,
     EigenGradCAM,
     GradCAM,
@@ -23,6 +24,7 @@ from xai_core.attribution.cam import (
     HiResCAM,
     LayerCAM,
     NormGrad,
+    SmoothGradCAMPlusPlus,
     XGradCAM,
 )
 from xai_core.attribution.gradient import Gradient, InputXGradient
@@ -198,8 +200,11 @@ def explainers(draws: int) -> Iterator[tuple[Explainer, Explainer]]:
         yield noisy(samples=draws), noisy(samples=few)
     window = lite0.SIZE // 7
     yield Occlusion(window=window, stride=window), Occlusion(window=window, stride=window)
+    # All but those that run the network once per channel: 1,280 times here.
+    yield CAM(relu=True), CAM(relu=True)
     for cam in (GradCAM, GradCAMPlusPlus, XGradCAM, HiResCAM, LayerCAM, EigenCAM, EigenGradCAM, NormGrad):
         yield cam(), cam()
+    yield SmoothGradCAMPlusPlus(samples=draws), SmoothGradCAMPlusPlus(samples=few)
 
 
 def _moved(explainer: Explainer, framework: Framework) -> Explainer:
