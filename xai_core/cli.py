@@ -140,9 +140,15 @@ def _option(text: str) -> tuple[str, Any]:
     if not equals:
         raise OptionError("An option is NAME=VALUE.", received=text, fix="-o steps=64")
     try:
-        return name, ast.literal_eval(value)
+        read = ast.literal_eval(value)
     except (SyntaxError, ValueError):
         return name, value
+    if name in ("layer", "neuron") and read is not None:
+        # Layers may have numbers for names.
+        return name, tuple(map(str, read)) if isinstance(read, (tuple, list)) else read if isinstance(
+            read, str
+        ) else value
+    return name, read
 
 
 def _model(text: str) -> Any:

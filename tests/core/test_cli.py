@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import xai_core as xai
-from xai_core.cli import main
+from xai_core.attribution.base import explainer_class
+from xai_core.cli import _option, main
 from xai_core.progress import Progress
 
 
@@ -44,6 +45,29 @@ def test_explain_saves_and_prints(folder, capsys):
 def test_mistakes_end_with_status_2_and_the_fix(folder, capsys, arguments, word):
     assert main(["explain", *arguments]) == 2
     assert word in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "layer"),
+    [
+        ("1", "1"),
+        ("('0', '1')", ("0", "1")),
+        ("(0, 1)", ("0", "1")),
+        ("'block.1'", "block.1"),
+        ("b.1", "b.1"),
+        ("1.1", "1.1"),
+    ],
+)
+def test_layers_may_be_numbers(option, layer):
+    assert _option(f"layer={option}") == ("layer", layer)
+
+
+def test_methods_by_names_that_people_write():
+    for name in ("GradCAM++", "gradcam++", "grad-cam-plus-plus", "GradCAMPlusPlus"):
+        assert explainer_class(name) is xai.GradCAMPlusPlus
+    assert explainer_class("ScoreCam") is xai.ScoreCAM
+    with pytest.raises(xai.UnknownNameError, match="score_cam"):
+        explainer_class("scorecamm")
 
 
 def test_methods_and_doctor(capsys):
