@@ -582,7 +582,8 @@ class GradCAM(_OnePass):
     ----------
     layer
         Layer whose maps are looked at, or a tuple of several, whose maps are each divided by their maximum and
-        averaged; `None`: the last spatial activation, for vision transformers what the last attention is given.
+        averaged; `None`: the last spatial activation before pooling, for vision transformers what the last attention is
+        given.
     grid
         Tokens along each spatial axis, where a layer's tokens form a grid that is not recognised; special tokens come
         first.
