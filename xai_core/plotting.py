@@ -135,7 +135,8 @@ def _tokens(names: Any, ids: _Host, row: int) -> list[str]:
     """Texts of one sample's tokens: from a function of an id, a list for each sample, or the ids themselves."""
     if names is None:
         return [str(int(i)) for i in ids]
-    if not callable(names) and (isinstance(names, str) or len(names) <= row or isinstance(names[row], str)):
+    listed = isinstance(names, (list, tuple)) and len(names) > row and not isinstance(names[row], str)
+    if not callable(names) and not listed:
         raise InputError(
             "`names` of tokens must be a function of a token id, or hold a list of texts for each sample.",
             received=describe(names),

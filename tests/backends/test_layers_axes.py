@@ -238,6 +238,15 @@ def test_integers():
     assert not np.any(xai.Gradient(layer="lstm")(Last().eval(), token_ids(), target=1).values.numpy())
 
 
+def test_texts_of_tokens_in_a_plot():
+    found = xai.GradientXActivation(layer="embedding")(TextCNN().eval(), token_ids(2), target=1)
+    for names in (str, [list("abcdefghi")] * 2, None):
+        found.plot(names=names)
+    for names in (["a"], list("abcdefghi"), "abcdefghi", [["a"]], 5):
+        with pytest.raises(xai.InputError, match="`names` of tokens"):
+            found.plot(names=names)
+
+
 script = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 
 
