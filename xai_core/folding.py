@@ -16,13 +16,13 @@ from typing import Any
 from xai_core.graph import Graph
 from xai_core.operations import Program, Step
 
-__all__ = ["fold", "join_units"]
+__all__ = ["fold", "folded_weight", "join_units"]
 
 Affine = Callable[[Any, Sequence[Any]], Any]
 """`(xp, inputs) -> array`."""
 
 
-def fold(program: Program, keep: Collection[int] = ()) -> Program:
+def fold(program: Program, xp: Any, keep: Collection[int] = ()) -> Program:
     """The same program with every linear step taking in what scales and shifts its result.
 
     Linear steps get the facts that `Operation.weight`, `.bias` and `.weighted` need. Values in `keep` stay.
@@ -30,11 +30,11 @@ def fold(program: Program, keep: Collection[int] = ()) -> Program:
     graph = program.graph
     key = ("folded", graph.inputs, graph.output, program.varied, tuple(sorted(keep)))
     if key not in graph.memory:
-        graph.memory[key] = _fold(program, keep)
+        graph.memory[key] = _fold(program, xp, keep)
     return replace(program, steps=graph.memory[key])
 
 
-def _fold(program: Program, keep: Collection[int]) -> tuple[Step, ...]:
+def _fold(program: Program, xp: Any, keep: Collection[int]) -> tuple[Step, ...]:
     graph = program.graph
     makers = {out: step for step in program.steps for out in step.outputs}
     uses = Counter(value for step in program.steps for value in step.inputs)
@@ -45,7 +45,7 @@ def _fold(program: Program, keep: Collection[int]) -> tuple[Step, ...]:
     for step in program.steps:
         if step.kind != "linear":
             continue
-        chain = _Chain(step, graph, makers)
+        chain = _Chain(step, graph, makers, xp)
         value = step.outputs[0]
         while uses[value] == 1 and value in users and chain.take(users[value]):
             value = users[value].outputs[0]
@@ -113,6 +113,7 @@ class _Chain:
     step: Step
     graph: Graph
     makers: Mapping[int, Step]
+    xp: Any
     parts: list[Step] = field(default_factory=list)
     waiting: list[Step] = field(default_factory=list)
     factors: list[Affine] = field(default_factory=list)
@@ -211,16 +212,30 @@ class _Chain:
     def folded(self) -> Step:
         last = (self.parts or [self.step])[-1]
         inputs, factors, offsets = tuple(self.inputs), tuple(self.factors), tuple(self.offsets)
-        run = partial(_run_chain, (self.step, *self.parts), inputs) if self.parts else self.step.run
         facts = {
             **self.step.facts,
+            "data": self.data,
             "weight": self.weight,
             "scaled": self.step.facts.get("scaled", {}).get(self.weight, _times),
             "factor": partial(_product, factors) if factors else None,
             "offset": partial(_offset, offsets) if offsets else None,
             "weighted": partial(_weighted, self.step, tuple(self.moves), inputs, self.data, self.weight),
         }
+        # With the weights scaled instead of the result: elementwise operations on large results take time.
+        run = partial(_run_folded, self.xp, facts) if self.parts else self.step.run
         return replace(self.step, inputs=inputs, outputs=last.outputs, run=run, facts=facts)
+
+
+def _run_folded(xp: Any, facts: Mapping[str, Any], *inputs: Any) -> Sequence[Any]:
+    found = facts["weighted"](inputs, inputs[facts["data"]], folded_weight(xp, facts, inputs))
+    offset = None if facts["offset"] is None else facts["offset"](xp, inputs)
+    return (found if offset is None else found + offset,)
+
+
+def folded_weight(xp: Any, facts: Mapping[str, Any], inputs: Sequence[Any]) -> Any:
+    """Weights of a folded linear step, constant factors behind it included."""
+    weight = inputs[facts["weight"]]
+    return weight if facts["factor"] is None else facts["scaled"](xp, weight, facts["factor"](xp, inputs))
 
 
 def _times(xp: Any, weight: Any, factor: Any) -> Any:

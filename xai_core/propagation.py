@@ -17,6 +17,7 @@ from typing import Any
 
 from xai_core.backend import Backend
 from xai_core.errors import UnsupportedOperation
+from xai_core.folding import folded_weight
 from xai_core.operations import Program, Step, Tape, pull_step
 
 __all__ = ["Choice", "Message", "Operation", "OwnPullback", "Rule", "backward", "coverage", "stabilised"]
@@ -150,11 +151,7 @@ class Operation:
     @cached_property
     def weight(self) -> Any:
         """Weights of a linear operation; constant factors behind it, batch norm for example, are folded in."""
-        facts = self.step.facts
-        weight = self.inputs[facts["weight"]]
-        if facts["factor"] is not None:
-            weight = facts["scaled"](self.xp, weight, facts["factor"](self.xp, self.inputs))
-        return weight
+        return folded_weight(self.xp, self.step.facts, self.inputs)
 
     @cached_property
     def bias(self) -> Any:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from xai_core.backend import Around
 from xai_core.graph import Graph, GraphBuilder, along_axes
+from xai_core.structure import flatten
 from xai_jax.taps import FOLLOWING, INLINED, MARK, around, programs
 
 __all__ = ["traced"]
@@ -49,11 +50,11 @@ def traced(marked: Callable[[Any, Any, Around], Any]) -> Callable[[Any, Any, Cal
 
     def trace(params: Any, x: Any, pick: Callable[[Any], Any]) -> Graph:
         held, held_tree = jax.tree.flatten(params)
-        given, given_tree = jax.tree.flatten(x)
+        given, structure = flatten(x)  # in the order of the core, which for dicts is not that of JAX
 
         def flat(*arrays: Any) -> Any:
             inner = jax.tree.unflatten(held_tree, arrays[: len(held)])
-            return pick(marked(inner, jax.tree.unflatten(given_tree, arrays[len(held) :]), around))
+            return pick(marked(inner, structure.rebuild(arrays[len(held) :]), around))
 
         with FOLLOWING(True):
             closed = jax.make_jaxpr(flat)(*held, *given)
@@ -111,8 +112,10 @@ def _equation(builder: GraphBuilder, equation: Any, given: list[int]) -> list[in
     if kind == "select":  # select_n(c, on false, on true)
         given, run = [given[0], given[2], given[1]], partial(_run_select, equation)
     outputs = [(variable.aval.shape, variable.aval.dtype.name) for variable in equation.outvars]
-    if not any("float" in dtype for _, dtype in outputs):
+    if all(dtype == "bool" or "int" in dtype for _, dtype in outputs):
         kind = "cut"
+    elif any("complex" in str(variable.aval.dtype) for variable in (*equation.invars, *equation.outvars)):
+        kind = "unknown"
     return builder.node(kind, named, given, outputs, run, facts=_facts(equation), source=_source(equation))
 
 
@@ -132,7 +135,7 @@ def _kind(equation: Any) -> str:
     dtypes = [str(variable.aval.dtype) for variable in equation.invars]
     if name == "select_n" and (len(dtypes) != 3 or dtypes[0] != "bool"):
         return "unknown"
-    if name == "convert_element_type" and "float" not in dtypes[0]:
+    if name == "convert_element_type" and (dtypes[0] == "bool" or "int" in dtypes[0]):
         return "cut"
     if name in ("gather", "scatter") and equation.params.get("update_jaxpr") is not None:
         return "unknown"

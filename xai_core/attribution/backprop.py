@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from xai_core.attribution.base import Attribution
 from xai_core.attribution.ruled import Flow, Plan, Ruled, blockwise, covered
+from xai_core.folding import fold
 from xai_core.operations import Program, Step
 from xai_core.problem import Problem
 from xai_core.propagation import Operation, OwnPullback, Rule
@@ -52,6 +53,9 @@ class _AtRelu(Plan):
             return None
         relu = step.kind == "activation" and step.name in _RELUS and not step.facts.get("statistic")
         return self.at if relu else OwnPullback()
+
+    def program(self, net: Any, leaves: list[Any], varied: int) -> Program:
+        return fold(super().program(net, leaves, varied), net.xp)
 
     def wants_pullback(self, step: Step) -> bool:
         return not (step.kind == "activation" and step.name in _RELUS)

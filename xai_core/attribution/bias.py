@@ -97,7 +97,7 @@ class _BiasPlan(Plan):
         return _Bias() if step.kind in _KINDS else None
 
     def program(self, net: Any, leaves: list[Any], varied: int) -> Program:
-        return fold(analyse(net.graph(leaves), varied, net.backend))
+        return fold(analyse(net.graph(leaves), varied, net.backend), net.xp)
 
     def wants_pullback(self, step: Step) -> bool:
         return step.name != "relu"

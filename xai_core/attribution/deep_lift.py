@@ -54,6 +54,11 @@ class Rescale(Rule):
         xp = op.xp
         here, there = _compared(op)
         x, start = here.live[0], there.live[0]
+        if op.step.name == "relu":
+            # Of either side of the kink a quotient is exact, however small; at no difference there is no contribution.
+            difference = x - start
+            ratio = (here.output - there.output) / difference
+            return [op.slope * xp.where(difference == 0, xp.zeros_like(ratio), ratio)]
         slope = op.pull_at([(x + start) / 2], xp.ones_like(op.output))[0]
         ratio = _quotient(xp, here.output - there.output, x - start, slope, xp.abs(x) + xp.abs(start))
         return [op.slope * ratio]
@@ -74,17 +79,40 @@ class Midpoint(Rule):
 
 
 @dataclass(frozen=True)
+class Steady(Rule):
+    """Normalisation: the data changes first, where the deviation is that of the run in which it is larger.
+
+    Exact like any order of the two changes. Half way between both runs would be as well, but a reference without deviation
+    would give multipliers in the thousands that cancel: those of a constant image, for example.
+    """
+
+    name: ClassVar[str] = "normalisation"
+
+    def __call__(self, op: Operation) -> list[Any]:
+        xp = op.xp
+        here, there = _compared(op)
+        place = op.step.live.index(op.step.facts["normaliser"])
+        factor, before = here.live[place], there.live[place]
+        first = xp.abs(factor) <= xp.abs(before)
+        points = [xp.where(first, start, x) for x, start in zip(here.live, there.live, strict=True)]
+        points[place] = xp.where(first, factor, before)
+        return op.pull_at(points, op.slope)
+
+
+@dataclass(frozen=True)
 class Quotient(Rule):
-    """Quotients: a product of the numerator (midpoint) and the reciprocal of the denominator (rescale)."""
+    """Quotients: the numerator changes first, over the larger one of the two denominators; then the reciprocal."""
 
     name: ClassVar[str] = "quotient"
 
     def __call__(self, op: Operation) -> list[Any]:
+        xp = op.xp
         here, there = _compared(op)
         (a, b), (a0, b0) = here.live, there.live
+        first = xp.abs(b) >= xp.abs(b0)
+        numerator = _unbroadcast(op, 0, op.slope / xp.where(first, b, b0))
         # 1/b - 1/b0 = (b - b0) * -1/(b b0)
-        numerator = _unbroadcast(op, 0, op.slope * (1 / b + 1 / b0) / 2)
-        denominator = _unbroadcast(op, 1, op.slope * (a + a0) / 2 * (-1 / (b * b0)))
+        denominator = _unbroadcast(op, 1, op.slope * xp.where(first, a0, a) * (-1 / (b * b0)))
         return [numerator, denominator]
 
 
@@ -224,7 +252,7 @@ class RevealCancel(Rule):
 _RULES: dict[str, Rule] = {
     "activation": Rescale(),
     "product": Midpoint(),
-    "normalise": Midpoint(),
+    "normalise": Steady(),
     "bilinear": Midpoint(),
     "division": Quotient(),
     "softmax": SoftmaxParts(),
@@ -247,8 +275,8 @@ class LiftPlan(Plan):
     cancel: bool = False
 
     def program(self, net: Any, leaves: list[Any], varied: int) -> Program:
-        program = super().program(net, leaves, varied)
-        return join_units(fold(program)) if self.cancel else program
+        program = fold(super().program(net, leaves, varied), net.xp)
+        return join_units(program) if self.cancel else program
 
     def rule(self, step: Step, program: Program) -> Rule | None:
         return _RULES.get(step.kind)

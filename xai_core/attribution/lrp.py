@@ -7,8 +7,9 @@ linear operation `z = W x + b` is seen with everything that scales and shifts it
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -51,10 +52,15 @@ def _wide(xp: Any, array: Any) -> Any:
     return array if array.dtype in (xp.float32, xp.float64) else xp.astype(array, xp.float32)
 
 
-def _share(xp: Any, relevance: Any, total: Any, epsilon: float) -> Any:
-    """Relevance divided by what it is distributed over, in at least single precision, in the dtype of the relevance."""
-    found = _wide(xp, relevance) / stabilised(xp, _wide(xp, total), epsilon)
-    return xp.astype(found, relevance.dtype)
+def _share(xp: Any, relevance: Any, total: Any, epsilon: float, sign: int = 0) -> Any:
+    """Relevance divided by what it is distributed over, in at least single precision, in the dtype of the relevance.
+
+    `sign` of the total where it is known: 1 for at least zero, -1 for at most.
+    """
+    wide = _wide(xp, total)
+    divisor = wide + sign * epsilon if sign else stabilised(xp, wide, epsilon)
+    found = _wide(xp, relevance) / divisor
+    return found if found.dtype == relevance.dtype else xp.astype(found, relevance.dtype)
 
 
 def _positive(xp: Any, array: Any) -> Any:
@@ -77,9 +83,11 @@ class Epsilon(Rule):
     def __call__(self, op: Operation) -> list[Any]:
         if self.epsilon == 0:
             return op.pull(op.slope)
-        xp, z = op.xp, _wide(op.xp, op.output)
-        damped = _wide(xp, op.slope) * (z / stabilised(xp, z, self.epsilon))
-        return op.pull(xp.astype(damped, op.slope.dtype))
+        # z / (z + epsilon sign z) is |z| / (|z| + epsilon).
+        xp = op.xp
+        size = xp.abs(_wide(xp, op.output))
+        damped = _wide(xp, op.slope) * (size / (size + self.epsilon))
+        return op.pull(damped if damped.dtype == op.slope.dtype else xp.astype(damped, op.slope.dtype))
 
 
 @dataclass(frozen=True)
@@ -93,16 +101,14 @@ class LRPZero(Rule):
         return op.pull(op.slope)
 
 
-def _sides(op: Operation, up: Any, down: Any) -> Any:
-    """The function `x -> x+ up + x- down` of the data of a linear operation."""
+def _sides(op: Operation, up: Callable[[], Any], down: Callable[[], Any]) -> Any:
+    """The function `x -> x+ up + x- down` of the data of a linear operation; weights are made where they are needed."""
     xp = op.xp
-
-    def function(x: Any) -> Any:
-        if op.step.facts["never_negative"]:
-            return op.weighted(x, up)
-        return op.weighted(_positive(xp, x), up) + op.weighted(_negative(xp, x), down)
-
-    return function
+    above = up()
+    if op.step.facts["never_negative"]:
+        return lambda x: op.weighted(x, above)
+    below = down()
+    return lambda x: op.weighted(_positive(xp, x), above) + op.weighted(_negative(xp, x), below)
 
 
 @dataclass(frozen=True)
@@ -122,15 +128,23 @@ class Gamma(Rule):
 
     def __call__(self, op: Operation) -> list[Any]:
         xp, w, x = op.xp, op.weight, op.live[0]
-        more, less = w + self.gamma * _positive(xp, w), w + self.gamma * _negative(xp, w)
-        bias = op.bias
+        bias, only_positive = op.bias, op.step.facts["only_positive"]
+
+        def more() -> Any:
+            return w + self.gamma * _positive(xp, w)
+
+        def less() -> Any:
+            return w + self.gamma * _negative(xp, w)
+
         found: Any = None
         for sign, up, down in ((1, more, less), (-1, less, more)):
-            if sign < 0 and op.step.facts["only_positive"]:
+            if sign < 0 and only_positive:
                 continue
             part = _positive if sign > 0 else _negative
             added = 0.0 if bias is None else bias + self.gamma * part(xp, bias)
-            ours = xp.where(op.output > 0 if sign > 0 else op.output <= 0, op.relevance, xp.zeros_like(op.output))
+            ours = op.relevance
+            if not only_positive:
+                ours = xp.where(op.output > 0 if sign > 0 else op.output <= 0, ours, xp.zeros_like(ours))
 
             def share(total: Any, added: Any = added, ours: Any = ours) -> Any:
                 return _share(xp, ours, total + added, self.epsilon)
@@ -172,10 +186,16 @@ class AlphaBeta(Rule):
 def _one_sided(op: Operation, side: Any, epsilon: float, factor: float, bias: bool) -> Any:
     """Slope by the positive, or negative, products alone."""
     xp, w, x = op.xp, op.weight, op.live[0]
-    up, down = side(xp, w), (_negative if side is _positive else _positive)(xp, w)
-    added = side(xp, op.bias) if bias and op.bias is not None else 0.0
-    relevance = op.relevance * factor
-    return op.pull_function(_sides(op, up, down), x, lambda total: _share(xp, relevance, total + added, epsilon))
+    positive = side is _positive
+    other = _negative if positive else _positive
+    added = side(xp, op.bias) if bias and op.bias is not None else None
+    relevance = op.relevance if factor == 1 else op.relevance * factor
+
+    def share(total: Any) -> Any:
+        whole = total if added is None else total + added
+        return _share(xp, relevance, whole, epsilon, 1 if positive else -1)
+
+    return op.pull_function(_sides(op, lambda: side(xp, w), lambda: other(xp, w)), x, share)
 
 
 @dataclass(frozen=True)
@@ -272,7 +292,7 @@ def _by_weights(op: Operation, weights: Any, epsilon: float) -> Message:
     xp = op.xp
     ones = xp.ones_like(op.live[0])
     pulled = op.pull_function(
-        lambda x: op.weighted(x, weights), ones, lambda total: _share(xp, op.relevance, total, epsilon)
+        lambda x: op.weighted(x, weights), ones, lambda total: _share(xp, op.relevance, total, epsilon, 1)
     )
     return Message(amount=pulled)
 
@@ -543,9 +563,11 @@ class LRPPlan(Plan):
         return Epsilon() if step.kind == "linear" else OTHERS.get(step.kind)
 
     def program(self, net: Any, leaves: list[Any], varied: int) -> Program:
-        return fold(analyse(net.graph(leaves), varied, net.backend))
+        return fold(analyse(net.graph(leaves), varied, net.backend), net.xp)
 
     def wants_pullback(self, step: Step) -> bool:
+        if step.kind == "linear":
+            return True
         return not (step.kind == "activation" and step.name == "relu")
 
 
@@ -658,10 +680,8 @@ class Contrastive(Rule):
         xp, w, x = op.xp, op.weight, op.live[0]
         amounts = []
         for weights in (w, -w):
-            up, down = _positive(xp, weights), _negative(xp, weights)
-            slope = op.pull_function(
-                _sides(op, up, down), x, lambda total: _share(xp, op.relevance, total, self.epsilon)
-            )
+            sides = _sides(op, partial(_positive, xp, weights), partial(_negative, xp, weights))
+            slope = op.pull_function(sides, x, lambda total: _share(xp, op.relevance, total, self.epsilon, 1))
             amounts.append(x * slope)
         return [Message(amount=amounts[0] - amounts[1])]
 
