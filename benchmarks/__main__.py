@@ -1,8 +1,8 @@
-"""Time explanations against the plain loop of the same model rows, and against captum and pytorch-grad-cam, in one run.
+"""Time explanations against the plain loop of the same model rows, and against peers that do the same, in one run.
 
 Each measurement interleaves A B A B on the same inputs and quotes the median of the pairwise ratios. The plain loop runs
 the same number of rows forward and backward in the same framework at the best of several batch sizes, and does nothing
-else: no interpolation, no sums, no checks.
+else: no interpolation, no sums, no checks. Methods with backward rules are compared with the passes that their rules say.
 """
 
 from __future__ import annotations
@@ -85,6 +85,10 @@ def measure(case: models.Case, explainers: dict[str, xai.Explainer], repeats: in
     for name, explainer in explainers.items():
         found = explainer(case.model, case.x, target=case.target)
         forward, backward = found.rows
+        limit = case.limit
+        if name in models.PASSES:
+            forward, backward = (passes * int(case.x.shape[0]) for passes in models.PASSES[name])
+            limit = case.rule_limit
         batch = best_batch(case, forward)
         functions = {
             "ours": lambda e=explainer: case.wait(e(case.model, case.x, target=case.target).values),
@@ -100,7 +104,7 @@ def measure(case: models.Case, explainers: dict[str, xai.Explainer], repeats: in
                 name,
                 forward / statistics.median(times["ours"]),
                 median_ratio(times["ours"], times["loop"]),
-                case.limit,
+                limit,
                 median_ratio(times["peer"], times["ours"]) if "peer" in times else None,
             )
         )
@@ -121,6 +125,7 @@ def line(row: Row) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("--case", action="append", choices=list(models.CASES), help="only this case, repeatable")
+    parser.add_argument("--method", action="append", help="only this method, repeatable")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, help="write the rows as JSON")
     chosen = parser.parse_args()
@@ -128,7 +133,8 @@ def main() -> int:
     rows: list[Row] = []
     for name in chosen.case or list(models.CASES):
         case = models.CASES[name]()
-        rows += measure(case, models.explainers(case), chosen.repeats)
+        found = models.explainers(case)
+        rows += measure(case, {m: e for m, e in found.items() if m in (chosen.method or found)}, chosen.repeats)
     if chosen.out is not None:
         chosen.out.write_text(json.dumps([vars(row) for row in rows], indent=1))
     above = [row for row in rows if not row.within]

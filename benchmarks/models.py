@@ -11,7 +11,7 @@ import numpy as np
 
 import xai_core as xai
 
-__all__ = ["CASES", "Case", "explainers", "peer"]
+__all__ = ["CASES", "PASSES", "Case", "explainers", "peer"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,17 @@ class Case:
     largest_batch: int
     layer: str | None = None
     """A layer with maps, few enough for ScoreCAM."""
+    rule_limit: float = 1.15
+    """For methods with backward rules, which `PASSES` are compared with."""
+
+
+PASSES = {
+    "GuidedBackprop": (1, 1),
+    "LRP": (1, 1),  # epsilon, by the pullbacks of the forward run
+    "LRP EpsilonPlusFlat": (2, 1),  # z+ and flat: one more forward, with other weights, and their pullbacks
+    "DeepLIFT": (2, 1),
+}
+"""Forward and backward passes per sample that the rules of a method say; all else that it does counts as overhead."""
 
 
 def explainers(case: Case) -> dict[str, xai.Explainer]:
@@ -43,6 +54,10 @@ def explainers(case: Case) -> dict[str, xai.Explainer]:
     if case.x.ndim == 4:
         size = int(case.x.shape[2]) // 4
         found["Occlusion"] = xai.Occlusion(window=size, stride=size)
+        found["GuidedBackprop"] = xai.GuidedBackprop()
+        found["LRP"] = xai.LRP()
+        found["LRP EpsilonPlusFlat"] = xai.LRP(rules="epsilon_plus_flat")
+        found["DeepLIFT"] = xai.DeepLIFT(baseline=background)
     else:
         found["Occlusion"] = xai.Occlusion()
     if case.layer is not None:
@@ -51,14 +66,22 @@ def explainers(case: Case) -> dict[str, xai.Explainer]:
     return found
 
 
-def resnet18() -> Any:
-    """torchvision's ResNet-18 with random weights; its compiled operators are only declared, none is used."""
+def torchvision() -> None:
+    """Make torchvision importable beside any PyTorch: its compiled operators are only declared, none is used."""
     import torch
 
-    library = torch.library.Library("torchvision", "DEF")
-    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _LIBRARIES.append(library)
+    if not _LIBRARIES:
+        library = torch.library.Library("torchvision", "DEF")
+        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _LIBRARIES.append(library)
+
+
+def resnet18() -> Any:
+    """torchvision's ResNet-18 with random weights."""
+    import torch
+
+    torchvision()
     from torchvision.models import resnet18 as build
 
     torch.manual_seed(0)
@@ -85,7 +108,7 @@ def _torch_case(
             for start in range(0, forward - backward, batch):
                 net(rows[: min(batch, forward - backward - start)])
 
-    return Case(name, net, x, 3, loop, lambda values: values, limit, steps, largest, layer)
+    return Case(name, net, x, 3, loop, lambda values: values, limit, steps, largest, layer, rule_limit=1.3)
 
 
 def torch_resnet18() -> Case:
@@ -264,12 +287,43 @@ def grad_cam(case: Case, method: str) -> Callable[[], Any] | None:
     return run
 
 
+def zennit(case: Case, method: str) -> Callable[[], Any] | None:
+    """The same relevance by zennit, where it is installed."""
+    import torch
+
+    torchvision()  # which zennit imports
+    try:
+        from zennit import composites, rules, types
+        from zennit.attribution import Gradient
+        from zennit.canonizers import SequentialMergeBatchNorm
+        from zennit.torchvision import ResNetCanonizer
+    except ImportError:
+        return None
+
+    def start(output: Any) -> Any:
+        return output * torch.eye(output.shape[1])[[case.target]]
+
+    def run() -> Any:
+        canonizers = [ResNetCanonizer() if "ResNet" in case.name else SequentialMergeBatchNorm()]
+        if method == "LRP":
+            layers = [(types.Activation, rules.Pass()), (types.Linear, rules.Epsilon())]
+            composite = composites.LayerMapComposite(layers, canonizers=canonizers)
+        else:
+            composite = composites.EpsilonPlusFlat(canonizers=canonizers)
+        with Gradient(case.model, composite) as attributor:
+            return attributor(case.x, start)[1]
+
+    return run
+
+
 def peer(case: Case, method: str, explainer: xai.Explainer) -> Callable[[], Any] | None:
-    """The same work by captum or pytorch-grad-cam at their best settings, where the model is torch and they have it."""
+    """The same work by captum, zennit or pytorch-grad-cam at their best settings, where the model is torch and they can."""
     if not case.name.startswith("torch"):
         return None
     if method in ("GradCAM", "ScoreCAM"):
         return grad_cam(case, method)
+    if method.startswith("LRP"):
+        return zennit(case, method)
     try:
         from captum import attr
     except ImportError:
@@ -279,6 +333,10 @@ def peer(case: Case, method: str, explainer: xai.Explainer) -> Callable[[], Any]
     x, net = case.x, case.model
     target = case.target
     rows = 16 if x.ndim == 4 and x.shape[-1] > 100 else 512
+    if method == "GuidedBackprop":
+        return lambda: attr.GuidedBackprop(net).attribute(x.clone().requires_grad_(True), target=target)
+    if method == "DeepLIFT" and "ResNet" not in case.name:  # captum refuses modules that are called twice
+        return lambda: attr.DeepLift(net).attribute(x.clone().requires_grad_(True), -x[:1], target=target)
     if method == "Gradient":
         return lambda: attr.Saliency(net).attribute(x.clone().requires_grad_(True), target=target, abs=False)
     if method == "IntegratedGradients":
