@@ -13,7 +13,6 @@ from xai_core.attribution.base import Explainer, methods
 from xai_core.attribution.bias import BiasAttribution, FullGrad
 from xai_core.attribution.cam import (
     CAM,
-    LIFTCAM,
     AblationCAM,
     EigenCAM,
     EigenGradCAM,
@@ -35,7 +34,7 @@ from xai_core.attribution.lrp import LRP, DeepTaylor, ExcitationBackprop
 from xai_core.attribution.noise import SmoothGrad, SquareGrad, VarGrad
 from xai_core.attribution.occlusion import Occlusion
 from xai_core.attribution.path import ExpectedGradients, IntegratedGradients
-from xai_core.attribution.rule_cams import GuidedGradCAM, RelevanceCAM
+from xai_core.attribution.rule_cams import LIFTCAM, GuidedGradCAM, RelevanceCAM
 from xai_core.attribution.ruled import graph
 from xai_core.baselines import Baseline, Blur, Mean, Noise, Sample, Zero
 from xai_core.errors import (

@@ -1,4 +1,4 @@
-"""Command line: `xai-core doctor | methods | explain | demo`."""
+"""Command line: `xai-core doctor | methods | layers | explain | demo`."""
 
 from __future__ import annotations
 
@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     layers.add_argument("model", help="package.module:object, model.keras or a SavedModel folder")
     layers.add_argument("input", type=Path, help=".npy file of inputs, batch first")
     layers.add_argument("--backend", help="framework of a plain function")
+    layers.add_argument("--ops", action="store_true", help="list the operations instead, as rules see them")
     layers.set_defaults(run=_layers)
 
     demo = commands.add_parser("demo", help="explain photographs in every installed framework and compare")
@@ -122,7 +123,8 @@ def _explain(chosen: argparse.Namespace) -> int:
 def _layers(chosen: argparse.Namespace) -> int:
     import xai_core as xai
 
-    print(xai.layers(xai.wrap(_model(chosen.model), backend=chosen.backend), _input(chosen.input)))
+    show = xai.graph if chosen.ops else xai.layers
+    print(show(xai.wrap(_model(chosen.model), backend=chosen.backend), _input(chosen.input)))
     return 0
 
 

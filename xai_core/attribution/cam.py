@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -17,9 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from xai_core.attribution.base import Attribution, Explainer, positive_int
-from xai_core.attribution.deep_lift import LiftPlan, contributions
 from xai_core.attribution.gradient import join, trim
-from xai_core.attribution.ruled import blockwise, covered
 from xai_core.baselines import resolve_baseline, sample_range
 from xai_core.blocks import blocks, spans
 from xai_core.errors import CapabilityError, InputError, IntegerInputError, LayerError, OptionError, describe
@@ -30,7 +28,6 @@ from xai_core.targets import Pick
 
 __all__ = [
     "CAM",
-    "LIFTCAM",
     "AblationCAM",
     "CAMBase",
     "Canvas",
@@ -48,6 +45,7 @@ __all__ = [
     "canvas",
     "lay_maps",
     "resize_matrix",
+    "weigh",
 ]
 
 _SPECIAL_TOKENS = 8
@@ -445,18 +443,25 @@ class CAMBase(Explainer, abstract=True):
         over = canvas(problem)
         given = self.layer if isinstance(self.layer, (tuple, list)) else [self.layer]
         layers = [default_layer(problem, over) if spec is None else problem.find(spec) for spec in given]
+        coverage: dict[str, tuple[str, ...]] = {}
         found = []
         for layer in layers:
             maps = maps_of(problem, over, layer, self.grid)
-            flat = self.maps(problem, over, maps)
+            flat, hit = self.flat_map(problem, over, maps)
+            coverage.update(hit)
             found.append(lay_maps(problem, over, maps.grid, flat, self.relu and self._rectified))
         value = found[0] if len(found) == 1 else problem.run(_COMBINE, found)
         leaf = problem.leaves[over.position]
         if is_floating(leaf) and value.dtype != leaf.dtype:
             value = xp.astype(value, leaf.dtype)
-        return Attribution([value], layer=", ".join(str(problem.name_of(layer)) for layer in layers))
+        name = ", ".join(str(problem.name_of(layer)) for layer in layers)
+        return Attribution([value], layer=name, coverage=coverage)
 
     _rectified: ClassVar[bool] = True
+
+    def flat_map(self, problem: Problem, over: Canvas, maps: Maps) -> tuple[Any, Mapping[str, tuple[str, ...]]]:
+        """`maps`, and for methods with rules what each hit behind the layer."""
+        return self.maps(problem, over, maps), {}
 
     @abstractmethod
     def maps(self, problem: Problem, over: Canvas, maps: Maps) -> Any:
@@ -565,7 +570,7 @@ def _divide(xp: Any, above: Any, below: Any) -> Any:
     return xp.where(some, above / xp.where(some, below, xp.ones_like(below)), xp.zeros_like(above))
 
 
-def _channels(xp: Any, a: Any, weights: Any) -> Any:
+def weigh(xp: Any, a: Any, weights: Any) -> Any:
     """Sum over channels of weights (rows, channels) times maps."""
     return xp.matmul(a, weights[:, :, None])[:, :, 0]
 
@@ -593,7 +598,7 @@ class GradCAM(_OnePass):
 
     @staticmethod
     def rule(xp: Any, a: Any, g: Any) -> Any:
-        return _channels(xp, a, xp.mean(g, axis=1))
+        return weigh(xp, a, xp.mean(g, axis=1))
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -616,7 +621,7 @@ def _plus_plus(xp: Any, a: Any, first: Any, second: Any, third: Any) -> Any:
     total = xp.sum(a, axis=1, keepdims=True)
     alpha = _divide(xp, second, 2 * second + total * third)
     positive = xp.where(first > 0, first, xp.zeros_like(first))
-    return _channels(xp, a, xp.sum(alpha * positive, axis=1))
+    return weigh(xp, a, xp.sum(alpha * positive, axis=1))
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -630,7 +635,7 @@ class XGradCAM(_OnePass):
 
     @staticmethod
     def rule(xp: Any, a: Any, g: Any) -> Any:
-        return _channels(xp, a, _divide(xp, xp.sum(a * g, axis=1), xp.sum(a, axis=1)))
+        return weigh(xp, a, _divide(xp, xp.sum(a * g, axis=1), xp.sum(a, axis=1)))
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -743,7 +748,7 @@ class CAM(_OnePass):
 
     @staticmethod
     def rule(xp: Any, a: Any, g: Any) -> Any:
-        return _channels(xp, a, xp.sum(g, axis=1))
+        return weigh(xp, a, xp.sum(g, axis=1))
 
     def maps(self, problem: Problem, over: Canvas, maps: Maps) -> Any:
         kernel = _Uniform(problem.pick, maps)
@@ -1007,7 +1012,7 @@ class _Softmax:
     def __call__(self, net: Net, flat: Any, scores: Any) -> Any:
         xp = net.xp
         grown = xp.exp(scores - xp.max(scores, axis=1, keepdims=True))
-        return _channels(xp, flat, grown / xp.sum(grown, axis=1, keepdims=True))
+        return weigh(xp, flat, grown / xp.sum(grown, axis=1, keepdims=True))
 
 
 _SOFTMAX = _Softmax()
@@ -1084,49 +1089,7 @@ class _Lost:
         xp = net.xp
         before = xp.astype(score, flat.dtype)[:, None]
         lost = before - xp.astype(scores, flat.dtype)
-        return _channels(xp, flat, _divide(xp, lost, xp.broadcast_to(before, tuple(lost.shape))))
+        return weigh(xp, flat, _divide(xp, lost, xp.broadcast_to(before, tuple(lost.shape))))
 
 
 _LOST = _Lost()
-
-
-@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class LIFTCAM(CAMBase):
-    """Maps weighted by what they contribute to the score, by DeepLIFT against maps of zero.
-
-    `values = ReLU(sum_k w_k A_k)`, `w_k = sum over positions of the contribution of A_k`, an approximation of the Shapley
-    values of the maps. One row forward for the layer, and two forward and one backward behind it.
-
-    Source: Jung and Oh 2021, arXiv:2102.05228, equations 6 and 9; the contributions as in `DeepLIFT`. Parameters as for
-    `GradCAM`.
-
-    Raises
-    ------
-    UnsupportedOperation
-        If an operation behind the layer has no rule.
-    """
-
-    aliases: ClassVar[tuple[str, ...]] = ("lift_cam",)
-
-    def maps(self, problem: Problem, over: Canvas, maps: Maps) -> Any:
-        behind = problem.at_layer(maps.layer)
-        plan = LiftPlan(type(self).__name__, "error")
-        covered(behind, plan)
-        return blockwise(behind, _Lifted(plan, problem.pick, maps), rows=(2, 1))[0]
-
-
-@dataclass(frozen=True)
-class _Lifted:
-    """Kernel: the map of some rows with the maps' contributions as weights; the first leaf is the layer's value."""
-
-    plan: LiftPlan
-    pick: Pick
-    maps: Maps
-
-    def __call__(self, net: Net, leaves: list[Any], rows: Any, index: Any) -> list[Any]:
-        xp = net.xp
-        points = [gather(xp, leaf, rows) for leaf in leaves]
-        nothing = [xp.zeros_like(points[0]), *points[1:]]
-        (found,), _ = contributions(net, self.plan, self.pick, points, nothing, gather(xp, index, rows), 1)
-        weights = xp.sum(self.maps.flat(xp, found), axis=1)
-        return [_channels(xp, self.maps.flat(xp, points[0]), weights)]

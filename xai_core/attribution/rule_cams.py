@@ -1,21 +1,24 @@
-"""Class activation maps that rest on backward rules: Guided Grad-CAM and Relevance-CAM."""
+"""Class activation maps that rest on backward rules: Guided Grad-CAM, Relevance-CAM and LIFT-CAM."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from xai_core.attribution.backprop import GuidedBackprop
 from xai_core.attribution.base import Attribution
-from xai_core.attribution.cam import CAMBase, Canvas, GradCAM, Maps, canvas
+from xai_core.attribution.cam import CAMBase, Canvas, GradCAM, Maps, canvas, weigh
+from xai_core.attribution.deep_lift import LiftPlan, contributions
 from xai_core.attribution.lrp import Composite, LRPPlan, ZPlus
-from xai_core.attribution.ruled import Ruled, blockwise, covered
+from xai_core.attribution.ruled import Plan, Ruled, blockwise, covered
 from xai_core.errors import TargetError
 from xai_core.model import Net
 from xai_core.problem import Problem, gather
 from xai_core.propagation import Message
+from xai_core.targets import Pick
 
-__all__ = ["GuidedGradCAM", "RelevanceCAM"]
+__all__ = ["LIFTCAM", "GuidedGradCAM", "RelevanceCAM"]
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -65,7 +68,31 @@ class GuidedGradCAM(Ruled):
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class RelevanceCAM(CAMBase):
+class _RuledCAM(CAMBase):
+    """Shared part: a kernel on what is behind the layer, by a plan of rules."""
+
+    @abstractmethod
+    def plan(self) -> Plan:
+        """The rules."""
+
+    @abstractmethod
+    def kernel(self, plan: Any, problem: Problem, maps: Maps) -> Any:
+        """`kernel(net, leaves, rows, index) -> [map (rows, positions)]`; the first leaf is the layer's value."""
+
+    _rows: ClassVar[tuple[int, int]]
+
+    def flat_map(self, problem: Problem, over: Canvas, maps: Maps) -> tuple[Any, dict[str, tuple[str, ...]]]:
+        behind = problem.at_layer(maps.layer)
+        plan = self.plan()
+        hit = covered(behind, plan)
+        return blockwise(behind, self.kernel(plan, problem, maps), rows=self._rows)[0], hit
+
+    def maps(self, problem: Problem, over: Canvas, maps: Maps) -> Any:
+        return self.flat_map(problem, over, maps)[0]
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class RelevanceCAM(_RuledCAM):
     """Maps weighted by the relevance that LRP gives them, for the class against all others; fit for early layers too.
 
     `values = ReLU(sum_k w_k A_k)`, `w_k = mean over positions of R_k`, from `R = score` at the explained class and
@@ -83,17 +110,19 @@ class RelevanceCAM(CAMBase):
         If an operation behind the layer has no rule.
     """
 
-    def maps(self, problem: Problem, over: Canvas, maps: Maps) -> Any:
+    _rows: ClassVar[tuple[int, int]] = (1, 1)
+
+    def plan(self) -> LRPPlan:
+        return LRPPlan(type(self).__name__, "error", Composite((("linear", ZPlus()),)))
+
+    def kernel(self, plan: LRPPlan, problem: Problem, maps: Maps) -> _Contrasted:
         if problem.index is None or int(tuple(problem.index.shape)[1]) != 1:
             raise TargetError(
                 "RelevanceCAM sets one class against all others: outputs (batch, classes), and a class as target.",
                 received="a callable target, or an output with more axes",
                 fix="target=None or target=class; GradCAM takes any target.",
             )
-        behind = problem.at_layer(maps.layer)
-        plan = LRPPlan(type(self).__name__, "error", Composite((("linear", ZPlus()),)))
-        covered(behind, plan)
-        return blockwise(behind, _Contrasted(plan, maps), rows=(1, 1))[0]
+        return _Contrasted(plan, maps)
 
 
 @dataclass(frozen=True)
@@ -117,4 +146,48 @@ class _Contrasted:
         found = self.plan.back(program, net, tape, Message(amount=start))[program.graph.inputs[0]]
         value, relevance = (self.maps.flat(xp, part) for part in (points[0], found.relevance(points[0])))
         weights = xp.mean(relevance, axis=1)
-        return [xp.matmul(value, weights[:, :, None])[:, :, 0]]
+        return [weigh(xp, value, weights)]
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class LIFTCAM(_RuledCAM):
+    """Maps weighted by what they contribute to the score, by DeepLIFT against maps of zero.
+
+    `values = ReLU(sum_k w_k A_k)`, `w_k = sum over positions of the contribution of A_k`, an approximation of the Shapley
+    values of the maps. One row forward for the layer, and two forward and one backward behind it.
+
+    Source: Jung and Oh 2021, arXiv:2102.05228, equations 6 and 9; the contributions as in `DeepLIFT`. Parameters as for
+    `GradCAM`.
+
+    Raises
+    ------
+    UnsupportedOperation
+        If an operation behind the layer has no rule.
+    """
+
+    aliases: ClassVar[tuple[str, ...]] = ("lift_cam",)
+
+    _rows: ClassVar[tuple[int, int]] = (2, 1)
+
+    def plan(self) -> LiftPlan:
+        return LiftPlan(type(self).__name__, "error")
+
+    def kernel(self, plan: LiftPlan, problem: Problem, maps: Maps) -> _Lifted:
+        return _Lifted(plan, problem.pick, maps)
+
+
+@dataclass(frozen=True)
+class _Lifted:
+    """Kernel: the map of some rows with the maps' contributions as weights; the first leaf is the layer's value."""
+
+    plan: LiftPlan
+    pick: Pick
+    maps: Maps
+
+    def __call__(self, net: Net, leaves: list[Any], rows: Any, index: Any) -> list[Any]:
+        xp = net.xp
+        points = [gather(xp, leaf, rows) for leaf in leaves]
+        nothing = [xp.zeros_like(points[0]), *points[1:]]
+        (found,), _ = contributions(net, self.plan, self.pick, points, nothing, gather(xp, index, rows), 1)
+        weights = xp.sum(self.maps.flat(xp, found), axis=1)
+        return [weigh(xp, self.maps.flat(xp, points[0]), weights)]
