@@ -679,12 +679,16 @@ def single(weight, bias=None):
 
 
 BY_HAND = {
-    # Products 1 and 1, both positive: half each of the score 2. captum drops the weight -1, not the negative product.
-    "data of either sign": (rules.ZPlus(TINY), Alpha1_Beta0_Rule, [1.0, -1.0], [1.0, -1.0], None, [1, 1], [2, 0]),
+    # Products 1, 1 and -1: half of the score 1 to each positive one. captum drops the weights -1, not the negative product.
+    "data of either sign": (
+        rules.ZPlus(TINY), Alpha1_Beta0_Rule, [1.0, -1.0, 1.0], [1.0, -1.0, -1.0], None, [0.5, 0.5, 0], [1, 0, 0],
+    ),
     # z+ = 1: a negative bias is not among the positive parts, and x gets the score, 0.5. captum divides by 1 - 0.5.
     "negative bias": (rules.ZPlus(TINY), Alpha1_Beta0_Rule, [1.0], [1.0], -0.5, [0.5], [1]),
-    # Montavon et al. count the bias as a weight of 1: (1 + 1) / (2 + 2) of the score 2. captum: (1 + 1) / (2 + 1).
-    "gamma and bias": (rules.Gamma(1.0, TINY), lambda: GammaRule(1.0), [1.0], [1.0], 1.0, [1], [4 / 3]),
+    # Montavon et al. count the bias as a weight of 1: 4 and -1 of 4 - 1 + 2 parts of the score 2. captum: of 4 - 1 + 1.
+    "gamma and bias": (
+        rules.Gamma(1.0, TINY), lambda: GammaRule(1.0), [1.0, 1.0], [2.0, -1.0], 1.0, [1.6, -0.4], [2, -0.5],
+    ),
     # The result is -2: what lowers it, -3, counts twice, so 1 and -6 of -5 of the score. captum doubles 1 in all cases.
     "gamma, negative result": (
         rules.Gamma(1.0, TINY), lambda: GammaRule(1.0), [1.0, 1.0], [1.0, -3.0], None, [0.4, -2.4], [4, -6],
