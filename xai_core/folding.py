@@ -16,7 +16,7 @@ from typing import Any
 from xai_core.graph import Graph
 from xai_core.operations import Program, Step
 
-__all__ = ["fold", "folded_weight", "join_units"]
+__all__ = ["fold", "folded_bias", "folded_weight", "join_units"]
 
 Affine = Callable[[Any, Sequence[Any]], Any]
 """`(xp, inputs) -> array`."""
@@ -135,7 +135,7 @@ class _Chain:
     def take(self, step: Step) -> bool:
         """Whether the next step can be folded as well."""
         shape = self.graph.shapes[step.outputs[0]]
-        if step.kind == "mark":
+        if step.kind == "mark" or (step.kind == "structure" and step.facts.get("cast")):
             self.waiting.append(step)
             return True
         if step.kind == "structure" and len(step.outputs) == 1:
@@ -161,6 +161,7 @@ class _Chain:
 
             def shift(xp: Any, inputs: Sequence[Any], before: Any) -> Any:
                 moved = sign * inputs[place]
+                before = _as(xp, before, moved)
                 return moved if before is None else moved - before if turned else before + moved
 
             self._accept(step, (lambda xp, inputs: -1.0) if turned else None, shift)
@@ -177,6 +178,7 @@ class _Chain:
         def scale(xp: Any, inputs: Sequence[Any], before: Any) -> Any:
             if before is None:
                 return None
+            before = _as(xp, before, inputs[place])
             return before / inputs[place] if invert else before * inputs[place]
 
         self._accept(step, factor, scale)
@@ -228,14 +230,25 @@ class _Chain:
 
 def _run_folded(xp: Any, facts: Mapping[str, Any], *inputs: Any) -> Sequence[Any]:
     found = facts["weighted"](inputs, inputs[facts["data"]], folded_weight(xp, facts, inputs))
-    offset = None if facts["offset"] is None else facts["offset"](xp, inputs)
-    return (found if offset is None else found + offset,)
+    bias = folded_bias(xp, facts, inputs, found)
+    return (found if bias is None else found + bias,)
+
+
+def folded_bias(xp: Any, facts: Mapping[str, Any], inputs: Sequence[Any], like: Any) -> Any:
+    """What is added to the weighted sum, in the dtype of `like`; `None` for nothing."""
+    return None if facts["offset"] is None else _as(xp, facts["offset"](xp, inputs), like)
 
 
 def folded_weight(xp: Any, facts: Mapping[str, Any], inputs: Sequence[Any]) -> Any:
     """Weights of a folded linear step, constant factors behind it included."""
-    weight = inputs[facts["weight"]]
-    return weight if facts["factor"] is None else facts["scaled"](xp, weight, facts["factor"](xp, inputs))
+    weight, factor = inputs[facts["weight"]], facts["factor"]
+    return weight if factor is None else facts["scaled"](xp, weight, _as(xp, factor(xp, inputs), weight))
+
+
+def _as(xp: Any, array: Any, like: Any) -> Any:
+    """The array in the dtype of another one: batch norm of halves often computes in single precision."""
+    dtypes = getattr(array, "dtype", None), getattr(like, "dtype", None)
+    return array if None in dtypes or dtypes[0] == dtypes[1] else xp.astype(array, dtypes[1])
 
 
 def _times(xp: Any, weight: Any, factor: Any) -> Any:
@@ -246,7 +259,8 @@ def _times(xp: Any, weight: Any, factor: Any) -> Any:
 def _product(factors: Sequence[Affine], xp: Any, inputs: Sequence[Any]) -> Any:
     found: Any = 1.0
     for factor in factors:
-        found = found * factor(xp, inputs)
+        own = factor(xp, inputs)
+        found = _as(xp, found, own) * own
     return found if hasattr(found, "shape") else xp.asarray(found)
 
 
@@ -370,7 +384,7 @@ def _rectified(steps: Sequence[Step], graph: Graph) -> list[Step]:
             and value != graph.output
             and all(
                 (step.kind == "activation" and step.name in ("relu", "relu6"))
-                or (step.kind == "mark" and ends_in_relu(step.outputs[0]))
+                or ((step.kind == "mark" or step.facts.get("cast")) and ends_in_relu(step.outputs[0]))
                 for step in found
             )
         )

@@ -156,7 +156,7 @@ class OperationTable(Sequence[Step]):
 
 _ELEMENTWISE = {
     *("add", "subtract", "multiply", "divide", "negate", "elementwise", "select", "maximum", "minimum", "cut"),
-    "stop",
+    *("stop", "mark"),
 }
 
 
@@ -431,14 +431,26 @@ def _fuse_softmax(steps: list[Step], known: _Known) -> list[Step]:
         step.outputs[0]: step for step in steps if step.kind == "activation" and _named(step, known).name == "exp"
     }
 
+    def bare(value: int) -> int:
+        """What a value was before layers began or ended there."""
+        while (step := maker.get(value)) is not None and step.kind == "mark":
+            value = step.inputs[0]
+        return value
+
+    def exponent(value: int) -> int | None:
+        """What a value is the exponential of."""
+        step = exponentials.get(bare(value))
+        return None if step is None else bare(step.inputs[step.live[0]])
+
     def total(value: int) -> tuple[int, int] | None:
-        """The exponential that a value is the sum of, and the axis."""
+        """What a value is the sum of the exponentials of, and the axis."""
         for summed in _up(value, maker):
             step = maker.get(summed)
-            if step is not None and step.kind == "sum" and step.inputs[0] in exponentials:
-                axis = _one_axis(known.shape(step.inputs[0]), known.shape(value))
-                if axis is not None and _adds_up(step, known.shape(step.inputs[0])[axis], known):
-                    return step.inputs[0], axis
+            z = exponent(step.inputs[0]) if step is not None and step.kind == "sum" else None
+            if step is not None and z is not None:
+                axis = _one_axis(known.shape(z), known.shape(value))
+                if axis is not None and _adds_up(step, known.shape(z)[axis], known):
+                    return z, axis
         return None
 
     def logits(z: int, axis: int) -> int:
@@ -459,20 +471,16 @@ def _fuse_softmax(steps: list[Step], known: _Known) -> list[Step]:
         made = step
         if step.kind == "division":
             over = total(step.inputs[1])
-            if over is not None and over[0] == step.inputs[0]:
-                z = logits(exponentials[over[0]].inputs[exponentials[over[0]].live[0]], over[1])
-                made = _softmax("softmax", step, z, over[1], known)
+            if over is not None and over[0] == exponent(step.inputs[0]):
+                made = _softmax("softmax", step, logits(*over), over[1], known)
         elif step.kind == "subtract":
             for value in _up(step.inputs[1], maker):
                 log = maker.get(value)
                 if log is None or log.kind != "activation" or _named(log, known).name != "log":
                     continue
                 over = total(log.inputs[log.live[0]])
-                if over is None:
-                    continue
-                exponent = exponentials[over[0]]
-                if exponent.inputs[exponent.live[0]] == step.inputs[0]:
-                    made = _softmax("log_softmax", step, logits(step.inputs[0], over[1]), over[1], known)
+                if over is not None and over[0] == bare(step.inputs[0]):
+                    made = _softmax("log_softmax", step, logits(*over), over[1], known)
         found.append(made)
     return found
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from xai_core.backend import Backend
 from xai_core.errors import UnsupportedOperation
-from xai_core.folding import folded_weight
+from xai_core.folding import folded_bias, folded_weight
 from xai_core.operations import Program, Step, Tape, pull_step
 
 __all__ = ["Choice", "Message", "Operation", "OwnPullback", "Rule", "backward", "coverage", "stabilised"]
@@ -156,8 +156,7 @@ class Operation:
     @cached_property
     def bias(self) -> Any:
         """What is added to the weighted sum of a linear operation, broadcastable to the output; `None` for nothing."""
-        offset = self.step.facts["offset"]
-        return None if offset is None else offset(self.xp, self.inputs)
+        return folded_bias(self.xp, self.step.facts, self.inputs, self.output)
 
     def weighted(self, x: Any, weight: Any) -> Any:
         """The weighted sum of a linear operation, without bias, of other data and other weights."""

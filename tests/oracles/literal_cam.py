@@ -112,6 +112,10 @@ def ablation_cam(a: _Host, behind: Callable[[_Host], float]) -> _Host:
     return _sum(weights, a)
 
 
+def lift_cam(a: _Host, contributions: _Host) -> _Host:
+    return _sum([contributions[:, :, k].sum() for k in _each(a)], a)
+
+
 def blurred(x: _Host, sigma: float, radius: int) -> _Host:
     """Gaussian blur of (batch, height, width, channels), borders reflected with the edge repeated."""
     kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)

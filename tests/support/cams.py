@@ -20,7 +20,7 @@ ONE_PASS = {
     xai.EigenCAM: literal_cam.eigen_cam,
     xai.EigenGradCAM: literal_cam.eigen_grad_cam,
 }
-CAMS = [*ONE_PASS, xai.ScoreCAM, xai.AblationCAM]
+CAMS = [*ONE_PASS, xai.ScoreCAM, xai.AblationCAM, xai.LIFTCAM]
 
 
 def expected(kind: type, x: np.ndarray, target: int, relu: bool = True) -> np.ndarray:
@@ -31,6 +31,8 @@ def expected(kind: type, x: np.ndarray, target: int, relu: bool = True) -> np.nd
             found = ONE_PASS[kind](a, literal_cam.gradient(mapnets.behind_conv, a, target))
         elif kind is xai.ScoreCAM:
             found = literal_cam.score_cam(a, sample, lambda s: float(mapnets.scores(s[None])[0, target]))
+        elif kind is xai.LIFTCAM:
+            found = literal_cam.lift_cam(a, mapnets.lifted(a, target))
         else:
             found = literal_cam.ablation_cam(a, lambda v: float(mapnets.behind_conv(v[None])[0, target]))
         out.append(np.maximum(found, 0) if relu else found)

@@ -67,6 +67,19 @@ def scores(x: np.ndarray) -> np.ndarray:
     return behind_conv(at_conv(x))
 
 
+def lifted(a: np.ndarray, target: int) -> np.ndarray:
+    """Contributions of one sample's maps to a score, by DeepLIFT against maps of zero."""
+    w, active = held(), np.maximum(a, 0)
+    total = convolve(active[None], w.second, False)[0]
+    multipliers = np.tanh(total) / total * w.out[:, target] / (total.shape[0] * total.shape[1])
+    found = np.zeros(a.shape)
+    for i, j, o in np.ndindex(*total.shape):
+        for di, dj, k in np.ndindex(3, 3, a.shape[2]):
+            # ReLU hands the contribution of its result to its input.
+            found[i + di, j + dj, k] += active[i + di, j + dj, k] * w.second[di, dj, k, o] * multipliers[i, j, o]
+    return found
+
+
 def torch_net() -> Any:
     import torch
 

@@ -92,11 +92,14 @@ class Steady(Rule):
         xp = op.xp
         here, there = _compared(op)
         place = op.step.live.index(op.step.facts["normaliser"])
+        other = 1 - place
         factor, before = here.live[place], there.live[place]
         first = xp.abs(factor) <= xp.abs(before)
-        points = [xp.where(first, start, x) for x, start in zip(here.live, there.live, strict=True)]
-        points[place] = xp.where(first, factor, before)
-        return op.pull_at(points, op.slope)
+        parts = {
+            other: op.slope * xp.where(first, factor, before),
+            place: op.slope * xp.where(first, there.live[other], here.live[other]),
+        }
+        return [_unbroadcast(op, position, parts[position]) for position in (0, 1)]
 
 
 @dataclass(frozen=True)
@@ -334,6 +337,14 @@ def contributions(
     xp = net.xp
     program = plan.program(net, points, varied)
     found, _, _, change = multipliers(net, plan, pick, program, points, starts, index)
+    return differences(net, program, found, points, starts, change)
+
+
+def differences(
+    net: Any, program: Program, found: dict[int, Message], points: list[Any], starts: list[Any], change: Any
+) -> tuple[list[Any], Any]:
+    """Differences times multipliers, and their sum minus the change of the score."""
+    xp, varied = net.xp, program.varied
     values = []
     total: Any = 0.0
     for value, point, start in zip(program.graph.inputs, points[:varied], starts, strict=False):

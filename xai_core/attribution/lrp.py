@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from xai_core.attribution.base import Attribution
-from xai_core.attribution.ruled import Flow, Plan, Ruled, blockwise, covered
+from xai_core.attribution.ruled import Flow, Plan, Ruled, blockwise, covered, settled
 from xai_core.errors import OptionError, describe
 from xai_core.folding import fold
 from xai_core.model import Net
@@ -60,7 +60,10 @@ def _share(xp: Any, relevance: Any, total: Any, epsilon: float, sign: int = 0) -
     wide = _wide(xp, total)
     divisor = wide + sign * epsilon if sign else stabilised(xp, wide, epsilon)
     found = _wide(xp, relevance) / divisor
-    return found if found.dtype == relevance.dtype else xp.astype(found, relevance.dtype)
+    if found.dtype == relevance.dtype:
+        return found
+    # Where nothing is to be distributed over, the stabiliser alone divides, and halves hold no such quotient.
+    return xp.astype(xp.where(wide == 0, xp.zeros_like(found), found), relevance.dtype)
 
 
 def _positive(xp: Any, array: Any) -> Any:
@@ -572,18 +575,28 @@ class LRPPlan(Plan):
 
 
 @dataclass(frozen=True)
-class _Relevance:
-    """Kernel: relevance of the varied leaves of some rows, and its sum minus the score."""
+class _Gap:
+    """Kernel: the sum of relevance minus the score."""
 
-    flow: Flow
-
-    def __call__(self, net: Net, leaves: list[Any], rows: Any, index: Any) -> list[Any]:
+    def __call__(self, net: Net, values: list[Any], score: Any) -> Any:
         xp = net.xp
-        values = self.flow(net, leaves, rows, index)
         total: Any = 0.0
         for value in values:
             total = total + xp.sum(xp.reshape(_wide(xp, value), (tuple(value.shape)[0], -1)), axis=1)
-        return [*values, total]
+        return total - xp.astype(score, total.dtype)
+
+
+_GAP = _Gap()
+
+
+def _propagated(problem: Problem, plan: LRPPlan) -> Attribution:
+    """Relevance of the inputs, from the score at the output."""
+    hit = covered(problem, plan)
+    flow = Flow(plan, problem.pick, len(problem.varied), times_input=True)
+    values, settled_problem = settled(problem, blockwise(problem, flow, rows=(1, 1)))
+    score = settled_problem.score
+    gap = None if score is None else problem.run(_GAP, values, score)
+    return Attribution(values, gap, coverage=hit, problem=settled_problem)
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -613,6 +626,8 @@ class LRP(Ruled):
         If an operation has no rule.
     """
 
+    settles: ClassVar[bool] = True
+
     rules: Any = "epsilon"
 
     def __post_init__(self) -> None:
@@ -623,12 +638,7 @@ class LRP(Ruled):
         return LRPPlan(type(self).__name__, self.unsupported, composite_of(self.rules))
 
     def attribute(self, problem: Problem) -> Attribution:
-        plan = self.plan(problem)
-        hit = covered(problem, plan)
-        flow = Flow(plan, problem.pick, len(problem.varied), times_input=True)
-        *values, total = blockwise(problem, _Relevance(flow), rows=(1, 1))
-        score = problem.scores_or_known()
-        return Attribution(values, total - problem.xp.astype(score, total.dtype), coverage=hit)
+        return _propagated(problem, self.plan(problem))
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -646,6 +656,8 @@ class DeepTaylor(Ruled):
         Smallest and largest value of an input, as for `ZBox`; `None`: unbounded.
     """
 
+    settles: ClassVar[bool] = True
+
     low: Any = None
     high: Any = None
 
@@ -662,12 +674,7 @@ class DeepTaylor(Ruled):
         return LRPPlan(type(self).__name__, self.unsupported, rules)
 
     def attribute(self, problem: Problem) -> Attribution:
-        plan = self.plan(problem)
-        hit = covered(problem, plan)
-        flow = Flow(plan, problem.pick, len(problem.varied), times_input=True)
-        *values, total = blockwise(problem, _Relevance(flow), rows=(1, 1))
-        score = problem.scores_or_known()
-        return Attribution(values, total - problem.xp.astype(score, total.dtype), coverage=hit)
+        return _propagated(problem, self.plan(problem))
 
 
 @dataclass(frozen=True)
@@ -702,6 +709,8 @@ class ExcitationBackprop(Ruled):
         Whether to subtract what excites the negated target.
     """
 
+    settles: ClassVar[bool] = True
+
     contrastive: bool = False
 
     def plan(self, problem: Problem) -> LRPPlan:
@@ -714,4 +723,5 @@ class ExcitationBackprop(Ruled):
         plan = self.plan(problem)
         hit = covered(problem, plan)
         flow = Flow(plan, problem.pick, len(problem.varied), times_input=True, unit=True)
-        return Attribution(blockwise(problem, flow, rows=(1, 1)), coverage=hit)
+        values, problem = settled(problem, blockwise(problem, flow, rows=(1, 1)))
+        return Attribution(values, coverage=hit, problem=problem)
