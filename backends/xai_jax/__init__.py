@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import inspect
 import sys
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from xai_core.backend import Adapted, Around, Backend, Identity, Pull, Tapped, Traced, lifetime
-from xai_core.errors import LayerError, ModelError, TrainingModeError, describe
+from xai_core.errors import ModelError, TrainingModeError, describe
 from xai_jax.graph import traced
+from xai_jax.modules import PATH, dotted, locate_equinox, locate_linen, mark_equinox, marked_function, marked_kind
 from xai_jax.taps import follow, tap
 
 __all__ = ["JaxBackend", "backend", "tap"]
@@ -171,16 +171,16 @@ def _nnx(backend: JaxBackend, model: Any, params: Any) -> Adapted:
             if isinstance(part, nnx.Sequential):
                 for place, layer in enumerate(part.layers):
                     if not isinstance(layer, nnx.Module):
-                        part.layers[place] = _marked_function(layer, _dotted((*path, "layers", place)), around)
+                        part.layers[place] = marked_function(layer, dotted((*path, "layers", place)), around)
             if path and isinstance(part, nnx.Module) and callable(part):
                 # The copy's own class, made for it: the user's class and object stay as they are.
                 kind = type(part)
-                part.__class__ = kinds.setdefault(kind, _marked_kind(kind, around))
-                vars(part)[_PATH] = _dotted(path)
+                part.__class__ = kinds.setdefault(kind, marked_kind(kind, around))
+                vars(part)[PATH] = dotted(path)
         return _call(merged, x, **_evaluation(type(model).__call__))
 
     def locate(layer: Any) -> str | None:
-        return next((_dotted(path) for path, part in nnx.iter_graph(model) if part is layer), None)
+        return next((dotted(path) for path, part in nnx.iter_graph(model) if part is layer), None)
 
     def check(leaves: list[Any]) -> None:
         for path, part in nnx.iter_graph(model):
@@ -206,40 +206,6 @@ def _nnx(backend: JaxBackend, model: Any, params: Any) -> Adapted:
         traced=backend.traced(marked),
         locate=locate,
     )
-
-
-_PATH = "_xai_path"
-
-
-def _dotted(path: tuple[Any, ...]) -> str:
-    """`("blocks", 2, "conv")` -> `blocks[2].conv`."""
-    return "".join(f"[{key!r}]" if not isinstance(key, str) else f".{key}" for key in path).removeprefix(".")
-
-
-def _marked_kind(kind: type, around: Around) -> type:
-    """A subclass that marks what an object with a path takes and returns."""
-
-    def __call__(self: Any, *positional: Any, **keywords: Any) -> Any:
-        def compute(given: Any) -> Any:
-            return kind.__call__(self, *given[0], **given[1])
-
-        path = vars(self).get(_PATH)
-        given = (positional, keywords)
-        return compute(given) if path is None else around(path, kind.__name__, compute, given)
-
-    __call__.__signature__ = inspect.signature(kind.__call__)  # type: ignore[attr-defined]
-    return type(kind)(kind.__name__, (kind,), {"__call__": __call__, "__module__": kind.__module__})
-
-
-def _marked_function(function: Callable[..., Any], path: str, around: Around) -> Callable[..., Any]:
-    name = getattr(function, "__name__", type(function).__name__)
-
-    def call(*positional: Any, **keywords: Any) -> Any:
-        return around(path, name, lambda given: function(*given[0], **given[1]), (positional, keywords))
-
-    with contextlib.suppress(TypeError, ValueError):
-        call.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
-    return call
 
 
 def _linen(backend: JaxBackend, model: Any, params: Any) -> Adapted:
@@ -275,30 +241,8 @@ def _linen(backend: JaxBackend, model: Any, params: Any) -> Adapted:
         device=_device(variables),
         tapped=backend.tapped(marked),
         traced=backend.traced(marked),
-        locate=partial(_locate_linen, model),
+        locate=partial(locate_linen, model),
     )
-
-
-def _locate_linen(model: Any, layer: Any) -> str | None:
-    """Path of a bound submodule, or of a module that is a field of the model, or of one of its fields."""
-    if getattr(layer, "scope", None) is None:
-        return next((path for path, part in _linen_fields(model, "") if part is layer), None)
-    root = layer
-    while hasattr(root.parent, "scope"):
-        root = root.parent
-    return "/".join(layer.path) if type(root) is type(model) else None
-
-
-def _linen_fields(node: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Modules that are given to modules as fields, with the paths that Flax makes of them."""
-    if isinstance(node, (list, tuple, dict)):
-        for key, item in node.items() if isinstance(node, dict) else enumerate(node):
-            yield from _linen_fields(item, f"{path}_{key}")
-    elif hasattr(node, "parent") and hasattr(node, "scope"):
-        yield path, node
-        for field in dataclasses.fields(node):
-            if field.name not in ("parent", "name"):
-                yield from _linen_fields(getattr(node, field.name), f"{path}/{field.name}".removeprefix("/"))
 
 
 def _call_linen(model: Any, state: Any, x: Any, keywords: dict[str, bool]) -> Any:
@@ -319,26 +263,8 @@ def _equinox(backend: JaxBackend, model: Any, params: Any) -> Adapted:
         return jax.vmap(lambda sample: _call(equinox.combine(state, static), sample))(x)
 
     def marked(state: Any, x: Any, around: Around) -> Any:
-        combined = _mark_equinox(equinox.combine(state, static), (), around)
+        combined = mark_equinox(equinox.combine(state, static), (), around)
         return jax.vmap(lambda sample: _call(combined, sample))(x)
-
-    def locate(layer: Any) -> str | None:
-        parts = jax.tree_util.tree_flatten_with_path(model, is_leaf=lambda node: node is layer)[0]
-        found = [
-            # By position, by key or by attribute.
-            _dotted(
-                tuple(next(getattr(key, kind) for kind in ("idx", "key", "name") if hasattr(key, kind)) for key in path)
-            )
-            for path, part in parts
-            if part is layer
-        ]
-        if len(found) > 1:
-            raise LayerError(
-                "This object is several layers of the model, each with calls of its own.",
-                received=describe(layer),
-                fix=f"say which: {', '.join(map(repr, found[:4]))}.",
-            )
-        return found[0] if found else None
 
     def check(leaves: list[Any]) -> None:
         for part in jax.tree.leaves(model, is_leaf=lambda node: hasattr(node, "inference")):
@@ -360,28 +286,8 @@ def _equinox(backend: JaxBackend, model: Any, params: Any) -> Adapted:
         sequence_axis=1 if _convolves_signals(model) else -1,
         tapped=backend.tapped(marked),
         traced=backend.traced(marked),
-        locate=locate,
+        locate=partial(locate_equinox, model),
     )
-
-
-def _mark_equinox(node: Any, path: tuple[Any, ...], around: Around) -> Any:
-    """A copy of an Equinox module whose parts mark what they take and return."""
-    import equinox
-
-    if isinstance(node, (list, tuple)):
-        items = [_mark_equinox(item, (*path, place), around) for place, item in enumerate(node)]
-        return items if isinstance(node, list) else type(node)(*items) if hasattr(node, "_fields") else tuple(items)
-    if isinstance(node, dict):
-        return {key: _mark_equinox(item, (*path, key), around) for key, item in node.items()}
-    if not isinstance(node, equinox.Module):
-        return node
-    copy = object.__new__(type(node))
-    for name, value in vars(node).items():
-        object.__setattr__(copy, name, _mark_equinox(value, (*path, name), around))
-    if path and callable(node):
-        object.__setattr__(copy, _PATH, _dotted(path))
-        object.__setattr__(copy, "__class__", _marked_kind(type(node), around))
-    return copy
 
 
 def _convolves_signals(model: Any) -> bool:
