@@ -277,7 +277,8 @@ def _fuse_activations(steps: list[Step], known: _Known) -> list[Step]:
         for out in step.outputs:
             origins[out] = [out]
         data = list(dict.fromkeys(value for value in step.inputs if value in known.depends))
-        if step.facts["of"] not in _ELEMENTWISE or len(step.outputs) != 1 or not data:
+        elementwise = step.facts["of"] in _ELEMENTWISE or _is_cast(step)
+        if not elementwise or len(step.outputs) != 1 or not data:
             continue
         out = step.outputs[0]
         if any(known.shape(value) != known.shape(out) for value in data):
@@ -431,15 +432,15 @@ def _fuse_softmax(steps: list[Step], known: _Known) -> list[Step]:
         step.outputs[0]: step for step in steps if step.kind == "activation" and _named(step, known).name == "exp"
     }
 
-    def bare(value: int) -> int:
-        """What a value was before layers began or ended there."""
-        while (step := maker.get(value)) is not None and step.kind == "mark":
+    def bare(value: int, casts: bool = False) -> int:
+        """What a value was before layers began or ended there, or before it was cast."""
+        while (step := maker.get(value)) is not None and (step.kind == "mark" or (casts and _is_cast(step))):
             value = step.inputs[0]
         return value
 
     def exponent(value: int) -> int | None:
-        """What a value is the exponential of."""
-        step = exponentials.get(bare(value))
+        """What a value is the exponential of; halves are often summed in single precision."""
+        step = exponentials.get(bare(value, casts=True))
         return None if step is None else bare(step.inputs[step.live[0]])
 
     def total(value: int) -> tuple[int, int] | None:
@@ -513,12 +514,17 @@ def _adds_up(step: Step, size: int, known: _Known) -> bool:
         return bool(np.all(np.asarray(backend.to_numpy(found), dtype=float) == float(size)))
 
 
+def _is_cast(step: Step) -> bool:
+    return step.kind == "structure" and bool(step.facts.get("cast"))
+
+
 def _softmax(kind: str, step: Step, z: int, axis: int, known: _Known) -> Step:
-    run = partial(_run_softmax, known.backend.xp, kind, axis)
+    run = partial(_run_softmax, known.backend.xp, kind, axis, known.graph.dtypes[step.outputs[0]])
     return Step(kind, kind, (z,), step.outputs, (0,), run, {"axis": axis}, step.path, step.source)
 
 
-def _run_softmax(xp: Any, kind: str, axis: int, z: Any) -> Sequence[Any]:
+def _run_softmax(xp: Any, kind: str, axis: int, dtype: str, z: Any) -> Sequence[Any]:
+    z = xp.astype(z, getattr(xp, dtype))
     shifted = z - xp.max(z, axis=axis, keepdims=True)
     grown = xp.exp(shifted)
     total = xp.sum(grown, axis=axis, keepdims=True)

@@ -29,7 +29,17 @@ from xai_core.streams import Streams, check_seed
 from xai_core.structure import flatten
 from xai_core.targets import Pick, Resolve, check_range, host_index
 
-__all__ = ["Problem", "Score", "Work", "gather", "independent", "inspect_values", "is_floating", "open_problem"]
+__all__ = [
+    "Problem",
+    "Score",
+    "Work",
+    "gather",
+    "independent",
+    "inspect_values",
+    "is_floating",
+    "open_problem",
+    "settle",
+]
 
 ACCELERATOR_ELEMENTS = 2**22
 """Input elements per model call on an accelerator where no batch_size is given: it wants to be filled."""
@@ -71,6 +81,8 @@ class Problem:
         Explained score of `leaves`, (batch,), or None inside another method, where inputs are changed.
     streams
         One random stream per sample.
+    asked
+        The index that the user gave, (batch, axes) on the host.
     """
 
     bound: Bound
@@ -81,6 +93,7 @@ class Problem:
     streams: Streams
     work: Work
     origin: Problem | None = None
+    asked: np.ndarray[Any, Any] | None = None
 
     @property
     def varied(self) -> list[Any]:
@@ -309,8 +322,11 @@ def open_problem(
     floating: bool,
     neuron: Any,
     progress: Callable[[int], Progress | None],
+    defer: bool = False,
 ) -> Iterator[Problem]:
     """Check a request, resolve its target, and run it with the model left as it was.
+
+    With `defer` the method finds out score and predicted class on its own way, and has `settle` check them.
 
     Raises
     ------
@@ -341,7 +357,7 @@ def open_problem(
         bound = bound.at_neuron(neuron, leaves)
         work = Work(progress(batch))
         problem = Problem(bound, leaves, Pick(), None, None, Streams.of(seed, names), work)
-        yield _resolve(problem, target)
+        yield _chosen(problem, target) if defer else _resolve(problem, target)
 
 
 def is_floating(leaf: Any) -> bool:
@@ -383,24 +399,36 @@ def _sample_index(index: Any, batch: int) -> list[int]:
 
 def _resolve(problem: Problem, target: Any) -> Problem:
     """Fill in pick, index and score."""
-    pick = Pick(target if callable(target) else None)
-    host = host_index(target, problem.batch, problem.to_host)
-    chosen = None if host is None else problem.to_device(host)
-    scores, indices, shape = [], [], None
+    problem = _chosen(problem, target)
+    parts = []
     for block in spans(problem.batch, problem.rows, constant=problem.constant_shapes):
         rows = problem.indices(block.indices)
-        score, index, empty = problem.run(Resolve(pick), problem.leaves, rows, chosen)
+        found = problem.run(Resolve(problem.pick), problem.leaves, rows, problem.index)
         problem.work.add(block.width)
-        if shape is None:
-            shape = tuple(empty.shape)[1:]
-            if host is not None:
-                check_range(host, shape)
-        partial = block.size < block.width
-        scores.append(score[: block.size] if partial else score)
-        if index is not None:
-            indices.append(index[: block.size] if partial else index)
-    xp = problem.xp
-    score = scores[0] if len(scores) == 1 else xp.concat(scores, axis=0)
+        parts.append([part if part is None else part[: block.size, ...] for part in found])
+    joined = [
+        None if pieces[0] is None else pieces[0] if len(pieces) == 1 else problem.xp.concat(list(pieces), axis=0)
+        for pieces in zip(*parts, strict=True)
+    ]
+    return settle(problem, *joined)
+
+
+def _chosen(problem: Problem, target: Any) -> Problem:
+    """The problem with the target as far as it is known before the model runs: `index=None` is the predicted class."""
+    host = host_index(target, problem.batch, problem.to_host)
+    index = None if host is None else problem.to_device(host)
+    return replace(problem, pick=Pick(target if callable(target) else None), index=index, asked=host)
+
+
+def settle(problem: Problem, score: Any, index: Any, empty: Any) -> Problem:
+    """The problem with score (batch,) and index; `empty` has the shape of the model's outputs, without rows.
+
+    Raises
+    ------
+    TargetError, NonFiniteError
+    """
+    if problem.asked is not None:
+        check_range(problem.asked, tuple(empty.shape)[1:])
     if not is_floating(score):
         raise TargetError(
             "The explained score must be a floating-point number.",
@@ -408,8 +436,7 @@ def _resolve(problem: Problem, target: Any) -> Problem:
             fix="return scores or probabilities from the model, not predicted labels.",
         )
     require_finite(problem.bound, [score], "The model's scores are", "check the model on these inputs.")
-    index = None if not indices else indices[0] if len(indices) == 1 else xp.concat(indices, axis=0)
-    return replace(problem, pick=pick, index=index, score=score)
+    return replace(problem, index=index, score=score)
 
 
 @dataclass(frozen=True)

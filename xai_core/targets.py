@@ -17,7 +17,7 @@ import numpy as np
 from xai_core.errors import OutputError, TargetError, describe
 from xai_core.model import Net
 
-__all__ = ["Pick", "Resolve", "check_range", "host_index"]
+__all__ = ["Pick", "Resolve", "check_range", "fit_index", "host_index"]
 
 
 @dataclass(frozen=True)
@@ -59,30 +59,39 @@ class Resolve:
     def __call__(self, net: Net, leaves: list[Any], rows: Any, chosen: Any) -> tuple[Any, Any, Any]:
         xp = net.xp
         outputs = net(leaves if rows is None else [xp.take(leaf, rows, axis=0) for leaf in leaves])
-        shape = tuple(outputs.shape)
         empty = outputs[:0, ...]
         if self.pick.function is not None:
             return self.pick(xp, outputs, None), None, empty
-        sizes = shape[1:] or (1,)
-        if chosen is None:
-            if len(sizes) != 1:
-                raise TargetError(
-                    "The predicted class is defined for outputs of shape (batch, classes) only.",
-                    received=f"outputs of shape {shape}",
-                    fix=f"target=({', '.join('0' * len(sizes))}) for one output, or a callable scores -> (batch,).",
-                )
-            index = xp.argmax(xp.reshape(outputs, (shape[0], sizes[0])), axis=1)[:, None]
-        else:
-            index = chosen if rows is None else xp.take(chosen, rows, axis=0)
-            if tuple(index.shape)[1] != len(sizes):
-                raise TargetError(
-                    f"`target` needs {len(sizes)} entries for outputs of shape {shape}.",
-                    received=f"{tuple(index.shape)[1]} entries",
-                    fix=f"target=({', '.join('0' * len(sizes))},) or a callable scores -> (batch,).",
-                )
-            columns = [xp.clip(index[:, axis : axis + 1], 0, size - 1) for axis, size in enumerate(sizes)]
-            index = xp.concat(columns, axis=1)
+        index = fit_index(xp, outputs, chosen if rows is None or chosen is None else xp.take(chosen, rows, axis=0))
         return self.pick(xp, outputs, index), index, empty
+
+
+def fit_index(xp: Any, outputs: Any, chosen: Any) -> Any:
+    """Index (batch, axes) into outputs: the class of the highest score for `None`, else the given one, moved inside.
+
+    Raises
+    ------
+    TargetError
+        If there is no predicted class, or the index has another number of axes than the outputs.
+    """
+    shape = tuple(outputs.shape)
+    sizes = shape[1:] or (1,)
+    if chosen is None:
+        if len(sizes) != 1:
+            raise TargetError(
+                "The predicted class is defined for outputs of shape (batch, classes) only.",
+                received=f"outputs of shape {shape}",
+                fix=f"target=({', '.join('0' * len(sizes))}) for one output, or a callable scores -> (batch,).",
+            )
+        return xp.argmax(xp.reshape(outputs, (shape[0], sizes[0])), axis=1)[:, None]
+    if tuple(chosen.shape)[1] != len(sizes):
+        raise TargetError(
+            f"`target` needs {len(sizes)} entries for outputs of shape {shape}.",
+            received=f"{tuple(chosen.shape)[1]} entries",
+            fix=f"target=({', '.join('0' * len(sizes))},) or a callable scores -> (batch,).",
+        )
+    columns = [xp.clip(chosen[:, axis : axis + 1], 0, size - 1) for axis, size in enumerate(sizes)]
+    return xp.concat(columns, axis=1)
 
 
 def host_index(target: Any, batch: int, to_numpy: Callable[[Any], Any]) -> np.ndarray[Any, Any] | None:

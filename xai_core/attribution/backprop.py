@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from xai_core.attribution.base import Attribution
-from xai_core.attribution.ruled import Flow, Plan, Ruled, blockwise, covered
+from xai_core.attribution.ruled import Flow, Plan, Ruled, blockwise, covered, settled
 from xai_core.folding import fold
 from xai_core.operations import Program, Step
 from xai_core.problem import Problem
-from xai_core.propagation import Operation, OwnPullback, Rule
+from xai_core.propagation import Operation, OwnPullback, Rule, kept
 
 __all__ = ["Deconvnet", "GuidedBackprop"]
 
@@ -25,11 +25,11 @@ class _Guided(Rule):
 
     def __call__(self, op: Operation) -> list[Any]:
         xp = op.xp
-        positive = xp.where(op.slope > 0, op.slope, xp.zeros_like(op.slope))
+        positive = kept(xp, op.slope, op.slope > 0)
         x = op.live[0]
         # Not by its own derivative, which frameworks define differently at the kinks.
         active = x > 0 if op.step.name == "relu" else xp.logical_and(x > 0, x < 6)
-        return [xp.where(active, positive, xp.zeros_like(positive))]
+        return [kept(xp, positive, active)]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class _Deconvolved(Rule):
     name: ClassVar[str] = "deconvolution"
 
     def __call__(self, op: Operation) -> list[Any]:
-        return [op.xp.where(op.slope > 0, op.slope, op.xp.zeros_like(op.slope))]
+        return [kept(op.xp, op.slope, op.slope > 0)]
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,8 @@ class _AtRelu(Plan):
 class _Backprop(Ruled):
     """Shared part: the rule at ReLU."""
 
+    settles: ClassVar[bool] = True
+
     _at: ClassVar[Rule]
 
     def plan(self, problem: Problem) -> Plan:
@@ -74,7 +76,8 @@ class _Backprop(Ruled):
         plan = self.plan(problem)
         hit = covered(problem, plan, self._at.name)
         flow = Flow(plan, problem.pick, len(problem.varied), times_input=False)
-        return Attribution(blockwise(problem, flow, rows=(1, 1)), coverage=hit)
+        values, problem = settled(problem, blockwise(problem, flow, rows=(1, 1)))
+        return Attribution(values, coverage=hit, problem=problem)
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)

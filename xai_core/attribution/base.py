@@ -29,13 +29,14 @@ class Attribution:
     """What a method computes: one array per leaf that varies, and the completeness gap (batch,) if it promises one.
 
     `layer` names the layer whose value was explained in place of the inputs, one array then; `coverage` is that of
-    `Explanation`.
+    `Explanation`. `problem` is the problem with score and index, from methods that find these out on their own way.
     """
 
     values: list[Any]
     residual: Any = None
     layer: str | None = None
     coverage: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    problem: Problem | None = None
 
 
 _METHODS: dict[str, type[Explainer]] = {}
@@ -66,6 +67,8 @@ class Explainer(ABC):
     """Whether the method needs gradients."""
     stochastic: ClassVar[bool] = False
     """Whether the method draws random numbers."""
+    settles: ClassVar[bool] = False
+    """Whether `attribute` finds out the score and the predicted class itself, without a run of the model for them alone."""
     aliases: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, *, abstract: bool = False, **keywords: Any) -> None:
@@ -124,7 +127,7 @@ class Explainer(ABC):
         value = found.values[0]
         leaf = behind.leaves[0]
         cast = value if value.dtype == leaf.dtype else problem.xp.astype(value, leaf.dtype)
-        return replace(found, values=[cast], layer=problem.name_of(behind.bound.layer))
+        return replace(found, values=[cast], layer=problem.name_of(behind.bound.layer), problem=None)
 
     def __call__(self, model: Any, x: Any, *, target: Any = None, seed: int = 0, index: Any = None) -> Explanation:
         """Explain `model` at `x`.
@@ -173,8 +176,10 @@ class Explainer(ABC):
                 floating=self.varies_inputs(),
                 neuron=self.neuron,
                 progress=progress,
+                defer=self.settles and self.layer is None,
             ) as problem:
                 found = self.attribute_at_layer(problem)
+                problem = found.problem or problem
                 inspect_values(problem, found.values, name)
                 return _explanation(self, problem, found, x, target, seed)
         finally:

@@ -123,8 +123,9 @@ class _Sums:
         count = tuple(points[0].shape)[0]
         if isinstance(self.plan, LiftPlan):
             starts = [gather(xp, start, rows) for start in references]
-            found, tape, start, shared = multipliers(net, self.plan, self.pick, program, points, starts, chosen, watch)
-            held = [found[value].relevance(tape.values[value] - start.values[value]) for value in watch]
+            lifted = multipliers(net, self.plan, self.pick, program, points, starts, chosen, watch)
+            here, there, shared = lifted.tape.values, lifted.reference.values, lifted.change
+            held = [lifted.found[value].relevance(here[value] - there[value]) for value in watch]
         else:
             tape = self.plan.run(program, net, points)
             shared, cotangent = seed(net, self.pick, tape.output(program), chosen)

@@ -15,7 +15,7 @@ import numpy as np
 
 from xai_core.attribution.base import Attribution
 from xai_core.attribution.gradient import join, trim
-from xai_core.attribution.ruled import Plan, Ruled, blockwise, covered, seed
+from xai_core.attribution.ruled import Plan, Ruled, blockwise, covered, fitted, seed, settled
 from xai_core.baselines import resolve_background, resolve_baseline
 from xai_core.blocks import blocks
 from xai_core.errors import OptionError
@@ -296,7 +296,8 @@ class LiftPlan(Plan):
 class _Lift:
     """Kernel: contributions of some rows against references, and their gap to the change of the score.
 
-    `references` are the baseline's leaves, taken at `rows`; or with `among` those of a data set, taken at `among`.
+    `references` are the baseline's leaves, taken at `rows`, and what `settled` takes comes last; or with `among` those of
+    a data set, taken at `among`.
     """
 
     plan: LiftPlan
@@ -305,7 +306,7 @@ class _Lift:
 
     def __call__(
         self, net: Net, leaves: list[Any], references: list[Any], rows: Any, index: Any, among: Any = None
-    ) -> tuple[list[Any], Any]:
+    ) -> list[Any]:
         xp = net.xp
         draws = 1 if among is None else tuple(among.shape)[0]
 
@@ -321,23 +322,20 @@ class _Lift:
             places = xp.reshape(xp.broadcast_to(among[None, :], (samples, draws)), (-1,))
             starts = [xp.take(start, places, axis=0) for start in references]
         starts += points[len(starts) :]
-        values, gap = contributions(net, self.plan, self.pick, points, starts, each(index), self.varied)
+        values, gap, lifted = contributions(net, self.plan, self.pick, points, starts, each(index), self.varied)
         if among is None:
-            return values, gap
-        shapes = [(samples, draws, *tuple(value.shape)[1:]) for value in values]
-        return [xp.reshape(value, shape) for value, shape in zip(values, shapes, strict=True)], xp.reshape(
-            gap, (samples, draws)
-        )
+            return [*values, gap, lifted.score, lifted.empty, *([] if lifted.index is None else [lifted.index])]
+        return [xp.reshape(part, (samples, draws, *tuple(part.shape)[1:])) for part in (*values, gap)]
 
 
 def contributions(
     net: Any, plan: LiftPlan, pick: Pick, points: list[Any], starts: list[Any], index: Any, varied: int
-) -> tuple[list[Any], Any]:
-    """Differences times multipliers at the varied leaves, and their sum minus the change of the score."""
-    xp = net.xp
+) -> tuple[list[Any], Any, Lifted]:
+    """Differences times multipliers at the varied leaves, their sum minus the change of the score, and how they came."""
     program = plan.program(net, points, varied)
-    found, _, _, change = multipliers(net, plan, pick, program, points, starts, index)
-    return differences(net, program, found, points, starts, change)
+    lifted = multipliers(net, plan, pick, program, points, starts, index)
+    values, gap = differences(net, program, lifted.found, points, starts, lifted.change)
+    return values, gap, lifted
 
 
 def differences(
@@ -356,6 +354,19 @@ def differences(
     return values, total - xp.astype(change, total.dtype)
 
 
+@dataclass(frozen=True, eq=False)
+class Lifted:
+    """Multipliers as messages, both runs, the score, its change, outputs without rows, and the index of the target."""
+
+    found: dict[int, Message]
+    tape: Tape
+    reference: Tape
+    score: Any
+    change: Any
+    empty: Any
+    index: Any
+
+
 def multipliers(
     net: Any,
     plan: LiftPlan,
@@ -365,17 +376,18 @@ def multipliers(
     starts: list[Any],
     index: Any,
     watch: Sequence[int] = (),
-) -> tuple[dict[int, Message], Tape, Tape, Any]:
-    """Multipliers as messages, both runs, and the change of the score."""
+) -> Lifted:
+    """Run a program on points and on references, and hand the difference of the score back."""
     tape = plan.run(program, net, points)
     reference = plan.start(program, net, starts)
     outputs, before = tape.output(program), reference.output(program)
-    score, _ = seed(net, pick, outputs, index)
-    score_before, _ = seed(net, pick, before, index)
+    chosen = fitted(net, pick, outputs, index)
+    score, _ = seed(net, pick, outputs, chosen)
+    score_before, _ = seed(net, pick, before, chosen)
     # A target that is a function of the scores: half way, which is exact for linear and quadratic ones.
-    _, cotangent = seed(net, pick, (outputs + before) / 2, index)
+    _, cotangent = seed(net, pick, (outputs + before) / 2, chosen)
     found = plan.back(program, net, tape, Message(cotangent), reference=reference, watch=watch)
-    return found, tape, reference, score - score_before
+    return Lifted(found, tape, reference, score, score - score_before, outputs[:0, ...], chosen)
 
 
 def _check_rule(rule: str) -> None:
@@ -411,6 +423,8 @@ class DeepLIFT(Ruled):
         If an operation has no rule.
     """
 
+    settles: ClassVar[bool] = True
+
     baseline: Any = 0.0
     rule: str = "rescale"
 
@@ -428,20 +442,9 @@ class DeepLIFT(Ruled):
         plan = self.plan(problem)
         hit = covered(problem, plan)
         baseline = resolve_baseline(problem, self.baseline)
-        kernel = _Flattened(_Lift(plan, problem.pick, len(problem.varied)))
-        *values, gap = blockwise(problem, kernel, baseline, rows=(2, 1))
-        return Attribution(values, gap, coverage=hit)
-
-
-@dataclass(frozen=True)
-class _Flattened:
-    """Kernel: values and gap in one list, as blocks are put together."""
-
-    inner: _Lift
-
-    def __call__(self, net: Net, leaves: list[Any], references: list[Any], rows: Any, index: Any) -> list[Any]:
-        values, gap = self.inner(net, leaves, references, rows, index)
-        return [*values, gap]
+        kernel = _Lift(plan, problem.pick, len(problem.varied))
+        (*values, gap), problem = settled(problem, blockwise(problem, kernel, baseline, rows=(2, 1)))
+        return Attribution(values, gap, coverage=hit, problem=problem)
 
 
 @dataclass(frozen=True)
@@ -462,9 +465,8 @@ class _Mean:
         index: Any,
     ) -> list[Any]:
         xp = net.xp
-        values, gap = self.inner(net, leaves, references, rows, index, among)
         out = []
-        for before, found in zip(sums, [*values, gap], strict=True):
+        for before, found in zip(sums, self.inner(net, leaves, references, rows, index, among), strict=True):
             shape = tuple(found.shape)
             flat = xp.reshape(xp.astype(found, before.dtype), (shape[0], shape[1], -1))
             mean = xp.matmul(xp.astype(weights, before.dtype)[None, None, :], flat)

@@ -21,7 +21,7 @@ from xai_core.folding import fold
 from xai_core.model import Net
 from xai_core.operations import Program, Step, analyse
 from xai_core.problem import Problem
-from xai_core.propagation import Message, Operation, OwnPullback, Rule, stabilised
+from xai_core.propagation import Message, Operation, OwnPullback, Rule, kept, stabilised
 
 __all__ = [
     "LRP",
@@ -67,11 +67,11 @@ def _share(xp: Any, relevance: Any, total: Any, epsilon: float, sign: int = 0) -
 
 
 def _positive(xp: Any, array: Any) -> Any:
-    return xp.where(array > 0, array, xp.zeros_like(array))
+    return kept(xp, array, array > 0)
 
 
 def _negative(xp: Any, array: Any) -> Any:
-    return xp.where(array < 0, array, xp.zeros_like(array))
+    return kept(xp, array, array < 0)
 
 
 @dataclass(frozen=True)
@@ -331,7 +331,7 @@ class _Activation(Rule):
         if slope is None:
             return [op.message]
         if op.step.name == "relu":
-            return [Message(xp.where(x > 0, slope, xp.zeros_like(slope)), op.message.amount)]
+            return [Message(kept(xp, slope, x > 0), op.message.amount)]
         near = 1e-6
         some = xp.abs(x) > near
         ratio = op.output / xp.where(some, x, xp.ones_like(x))

@@ -188,6 +188,6 @@ class _Lifted:
         xp = net.xp
         points = [gather(xp, leaf, rows) for leaf in leaves]
         nothing = [xp.zeros_like(points[0]), *points[1:]]
-        (found,), _ = contributions(net, self.plan, self.pick, points, nothing, gather(xp, index, rows), 1)
+        (found,), _, _ = contributions(net, self.plan, self.pick, points, nothing, gather(xp, index, rows), 1)
         weights = xp.sum(self.maps.flat(xp, found), axis=1)
         return [weigh(xp, self.maps.flat(xp, points[0]), weights)]

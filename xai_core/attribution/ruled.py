@@ -13,12 +13,12 @@ from xai_core.blocks import spans
 from xai_core.errors import CapabilityError, OptionError
 from xai_core.model import Net, bind
 from xai_core.operations import OperationTable, Program, Step, Tape, analyse, forward
-from xai_core.problem import Problem, Read, gather
+from xai_core.problem import Problem, Read, gather, settle
 from xai_core.propagation import Message, Rule, backward, coverage
 from xai_core.structure import flatten
-from xai_core.targets import Pick
+from xai_core.targets import Pick, fit_index
 
-__all__ = ["Coverage", "Flow", "Plan", "Ruled", "blockwise", "covered", "graph", "seed"]
+__all__ = ["Coverage", "Flow", "Plan", "Ruled", "blockwise", "covered", "fitted", "graph", "seed", "settled"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,23 @@ def seed(net: Any, pick: Pick, outputs: Any, index: Any) -> tuple[Any, Any]:
     xp = net.xp
     score, pull = net.backend.vjp(lambda inner: pick(xp, inner[0], index), [outputs])
     return score, pull(xp.ones_like(score))[0]
+
+
+def fitted(net: Any, pick: Pick, outputs: Any, index: Any) -> Any:
+    """The index, or that of the predicted class where none was given; `None` for a callable target."""
+    return None if pick.function is not None else fit_index(net.xp, outputs, index)
+
+
+def settled(problem: Problem, found: list[Any]) -> tuple[list[Any], Problem]:
+    """What a kernel gave beside score, outputs without rows, and index, and the problem with these.
+
+    Inside another method the problem has its index already, and no score is asked for.
+    """
+    given = 2 if problem.pick.function is not None else 3
+    values, (score, empty, *index) = found[:-given], found[-given:]
+    if problem.score is not None or problem.origin is not None:
+        return values, problem
+    return values, settle(problem, score, index[0] if index else None, empty)
 
 
 @dataclass(frozen=True)
@@ -191,7 +208,7 @@ def graph(model: Any, x: Any, *, layer: Any = None) -> OperationTable:
 
 @dataclass(frozen=True)
 class Flow:
-    """Kernel: what flows back to the varied leaves of some rows: slopes, or slopes times values."""
+    """Kernel: what flows back to the varied leaves of some rows, slopes or these times values, and what `settled` takes."""
 
     plan: Plan
     pick: Pick
@@ -205,7 +222,8 @@ class Flow:
         program = self.plan.program(net, points, self.varied)
         tape = self.plan.run(program, net, points)
         outputs = tape.output(program)
-        _, start = seed(net, self.pick, outputs, gather(xp, index, rows))
+        chosen = fitted(net, self.pick, outputs, gather(xp, index, rows))
+        score, start = seed(net, self.pick, outputs, chosen)
         message = Message(amount=start) if self.unit else Message(start)
         found = self.plan.back(program, net, tape, message)
         out = []
@@ -215,4 +233,4 @@ class Flow:
                 out.append(arrived.relevance(point))
             else:
                 out.append(xp.zeros_like(point) if arrived.slope is None else arrived.slope)
-        return out
+        return [*out, score, outputs[:0, ...], *([] if chosen is None else [chosen])]
