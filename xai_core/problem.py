@@ -400,17 +400,19 @@ def _sample_index(index: Any, batch: int) -> list[int]:
 def _resolve(problem: Problem, target: Any) -> Problem:
     """Fill in pick, index and score."""
     problem = _chosen(problem, target)
-    parts = []
+    scores, indices, empty = [], [], None
     for block in spans(problem.batch, problem.rows, constant=problem.constant_shapes):
         rows = problem.indices(block.indices)
-        found = problem.run(Resolve(problem.pick), problem.leaves, rows, problem.index)
+        score, index, empty = problem.run(Resolve(problem.pick), problem.leaves, rows, problem.index)
         problem.work.add(block.width)
-        parts.append([part if part is None else part[: block.size, ...] for part in found])
-    joined = [
-        None if pieces[0] is None else pieces[0] if len(pieces) == 1 else problem.xp.concat(list(pieces), axis=0)
-        for pieces in zip(*parts, strict=True)
-    ]
-    return settle(problem, *joined)
+        partial = block.size < block.width
+        scores.append(score[: block.size] if partial else score)
+        if index is not None:
+            indices.append(index[: block.size, ...] if partial else index)
+    xp = problem.xp
+    score = scores[0] if len(scores) == 1 else xp.concat(scores, axis=0)
+    index = None if not indices else indices[0] if len(indices) == 1 else xp.concat(indices, axis=0)
+    return settle(problem, score, index, empty)
 
 
 def _chosen(problem: Problem, target: Any) -> Problem:
