@@ -119,10 +119,14 @@ class Program:
 
 
 class OperationTable(Sequence[Step]):
-    """The operations of a model that data goes through, in order; prints as a table."""
+    """The operations of a model that data goes through, in order; prints as a table.
+
+    What only the deviation of a normalisation is made of is part of that.
+    """
 
     def __init__(self, program: Program) -> None:
-        self._steps = tuple(step for step in program.active if step.kind != "mark")
+        hidden = [step for step in program.active if step.kind == "mark" or step.facts.get("statistic")]
+        self._steps = tuple(step for step in program.active if step not in hidden)
         self._shapes = program.graph.shapes
 
     def __getitem__(self, index: Any) -> Any:

@@ -211,7 +211,7 @@ def rule_of(step: Step, choice: Choice, unsupported: str, method: str) -> Rule:
     rule = choice(step)
     if rule is not None:
         return rule
-    if unsupported == "gradient" and step.kind != "control":
+    if unsupported == "gradient":
         return OwnPullback()
     where = f" ({step.source})" if step.source else ""
     raise UnsupportedOperation(
@@ -265,11 +265,12 @@ def backward(
         arrived = [messages.get(out) if out in kept else messages.pop(out, None) for out in step.outputs]
         if all(message is None for message in arrived):
             continue
-        if step.kind in _MOVES:
+        rule = None if step.kind in _MOVES else rule_of(step, choice, unsupported, method)
+        if rule is None or (len(step.outputs) > 1 and isinstance(rule, OwnPullback)):
             found = _moved(step, place, backend, tape, arrived)
         else:
             operation = Operation(step, place, backend, tape, arrived[0] or Message(), reference)
-            answers = rule_of(step, choice, unsupported, method)(operation)
+            answers = rule(operation)
             found = [answer if isinstance(answer, Message) else Message(answer) for answer in answers]
         for position, message in zip(step.live, found, strict=True):
             if message.slope is None and message.amount is None:
@@ -280,7 +281,7 @@ def backward(
 
 
 def _moved(step: Step, place: int, backend: Backend, tape: Tape, arrived: Sequence[Message | None]) -> list[Message]:
-    """Slopes and amounts moved back by the step's own pullback."""
+    """Slopes and amounts moved back by the step's own pullback, summed over its outputs."""
     if step.kind == "mark":
         return [arrived[0] or Message()]
     total = [Message() for _ in step.live]

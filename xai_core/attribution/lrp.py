@@ -6,6 +6,7 @@ linear operation `z = W x + b` is seen with everything that scales and shifts it
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ import numpy as np
 
 from xai_core.attribution.base import Attribution
 from xai_core.attribution.ruled import Flow, Plan, Ruled, blockwise, covered, settled
-from xai_core.errors import OptionError, describe
+from xai_core.errors import OptionError, UnknownNameError, describe
 from xai_core.folding import fold
 from xai_core.model import Net
 from xai_core.operations import Program, Step, analyse
@@ -466,6 +467,27 @@ class Composite:
                     return rule
         return None
 
+    def check(self, program: Program) -> None:
+        """Refuse selectors that are paths of no layer with a linear operation.
+
+        Raises
+        ------
+        UnknownNameError
+            With the nearest names.
+        """
+        linear = [step for step in program.steps if step.kind == "linear"]
+        for selector, _ in self.rules:
+            if selector in (*_KINDS, *_POSITIONS) or any(_is_path(selector, step, linear) for step in linear):
+                continue
+            paths = list(dict.fromkeys(step.path for step in linear))
+            near = difflib.get_close_matches(selector, [*paths, *_KINDS, *_POSITIONS], n=3, cutoff=0.3)
+            raise UnknownNameError(
+                f"No linear operation belongs to a layer {selector!r}, which a rule is for.",
+                received=repr(selector),
+                fix=(f"did you mean {', '.join(map(repr, near))}? " if near else "")
+                + "xai.graph(model, x) shows the layers of all operations.",
+            )
+
 
 _KINDS = ("linear", "convolution", "dense", *OTHERS)
 _POSITIONS = ("first", "last")
@@ -558,6 +580,9 @@ class LRPPlan(Plan):
     """Rules of a composite, and for all operations without weights those of `OTHERS`."""
 
     composite: Composite
+
+    def check(self, program: Program) -> None:
+        self.composite.check(program)
 
     def rule(self, step: Step, program: Program) -> Rule | None:
         found = self.composite.rule(step, program)

@@ -32,6 +32,10 @@ class Plan(ABC):
     def rule(self, step: Step, program: Program) -> Rule | None:
         """Rule of a step; `None` if the method has none for it."""
 
+    def check(self, program: Program) -> None:
+        """Refuse options that fit nothing in the model; most have none such."""
+        return
+
     def program(self, net: Any, leaves: list[Any], varied: int) -> Program:
         """The operations that rules see."""
         return analyse(net.graph(leaves), varied, net.backend)
@@ -101,6 +105,7 @@ class Coverage:
 
     def __call__(self, net: Net, leaves: list[Any]) -> dict[str, tuple[str, ...]]:
         program = self.plan.program(net, leaves, self.varied)
+        self.plan.check(program)
         return coverage(program, lambda step: self.plan.rule(step, program), self.plan.unsupported, self.plan.method)
 
 
