@@ -370,7 +370,10 @@ def _rectified(steps: Sequence[Step], graph: Graph) -> list[Step]:
             moving = [step.inputs[place] for place in step.live]
             constants = [value for place, value in enumerate(step.inputs) if place not in step.live]
             floats = [value for value in constants if "float" in graph.dtypes[value]]
-            if all(value in positive for value in moving) and all(graph.numbers.get(v, -1.0) >= 0 for v in floats):
+            # What is padded with may be part of the operation, and cubic interpolation overshoots.
+            hidden = "cubic" in step.name or ("pad" in step.name.lower() and not floats)
+            known = all(graph.numbers.get(value, -1.0) >= 0 for value in floats)
+            if all(value in positive for value in moving) and known and not hidden:
                 positive |= set(step.outputs)
     users: dict[int, list[Step]] = {}
     for step in steps:

@@ -380,15 +380,23 @@ FUNCTIONS: dict[str, Callable[[Any], Any]] = {
 """Activations that are recognised by their values."""
 
 
+_KINKS = np.array([-3e4, -90.0, -0.15, -0.02, -1e-3, 1e-3, 0.02, 0.11, 0.19, 0.51, 5.9, 6.1, 21.0, 101.0, 3e4])
+"""Where functions differ from ReLU that are the same at `_PROBES`: with another threshold, or a limit."""
+
+
 def _named(step: Step, known: _Known) -> Step:
     if step.kind != "activation":
         return step
-    values = _probe(step, known)
+    values = _probe(step, known, _PROBES)
     if values is None:
         return step
     with np.errstate(all="ignore"):
         for name, function in FUNCTIONS.items():
             if np.allclose(values, function(_PROBES), rtol=2e-3, atol=2e-5, equal_nan=True):
+                if name in ("relu", "relu6"):
+                    more = _probe(step, known, _KINKS)
+                    if more is None or not np.allclose(more, function(_KINKS), rtol=2e-3, atol=2e-5):
+                        return step
                 return replace(step, name=name)
         slope = values[4] / _PROBES[4]
         if 0.0 < slope < 1.0 and np.allclose(values, np.where(_PROBES > 0, _PROBES, slope * _PROBES), rtol=2e-3):
@@ -396,7 +404,7 @@ def _named(step: Step, known: _Known) -> Step:
     return step
 
 
-def _probe(step: Step, known: _Known) -> np.ndarray[Any, Any] | None:
+def _probe(step: Step, known: _Known, points: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | None:
     """Values of an activation at some numbers; `None` if it depends on anything but known numbers."""
     others = [value for place, value in enumerate(step.inputs) if place not in step.live]
     if any(value not in known.numbers for value in others):
@@ -417,12 +425,12 @@ def _probe(step: Step, known: _Known) -> np.ndarray[Any, Any] | None:
             value: array(value, np.full(known.shape(value), known.numbers[value], host_dtype)) for value in set(others)
         }
         # In the shape of the trace, for which alone a backend promises that operations run.
-        for start in range(0, _PROBES.size, size):
-            host = np.resize(_PROBES[start : start + size], shape).astype(host_dtype)
+        for start in range(0, points.size, size):
+            host = np.resize(points[start : start + size], shape).astype(host_dtype)
             moving = array(step.inputs[step.live[0]], host)
             arrays = [moving if place in step.live else numbers[value] for place, value in enumerate(step.inputs)]
             out = backend.xp.astype(step.run(*arrays)[0], getattr(backend.xp, host_dtype))
-            found.append(np.asarray(backend.to_numpy(out), dtype=float).reshape(-1)[: _PROBES.size - start])
+            found.append(np.asarray(backend.to_numpy(out), dtype=float).reshape(-1)[: points.size - start])
     return np.concatenate([part[:size] for part in found])
 
 
@@ -454,7 +462,7 @@ def _fuse_softmax(steps: list[Step], known: _Known) -> list[Step]:
             z = exponent(step.inputs[0]) if step is not None and step.kind == "sum" else None
             if step is not None and z is not None:
                 axis = _one_axis(known.shape(z), known.shape(value))
-                if axis is not None and _adds_up(step, known.shape(z)[axis], known):
+                if axis is not None and _adds_up(summed, value, axis, maker, known):
                     return z, axis
         return None
 
@@ -465,11 +473,8 @@ def _fuse_softmax(steps: list[Step], known: _Known) -> list[Step]:
             return z
         first, second = step.inputs
         shifted = known.shape(first) == known.shape(z) and first in known.live
-        constant = any(
-            len(known.shape(value)) == len(known.shape(z)) and known.shape(value)[axis] == 1
-            for value in _up(second, maker)
-        )
-        return first if shifted and constant and step.facts.get("of") == "subtract" else z
+        same = _constant_along(second, axis, len(known.shape(z)), maker, known)
+        return first if shifted and same and step.facts.get("of") == "subtract" else z
 
     found = []
     for step in steps:
@@ -500,6 +505,24 @@ def _up(value: int, maker: Mapping[int, Step]) -> Iterator[int]:
         value = step.inputs[0]
 
 
+def _constant_along(value: int, axis: int, rank: int, maker: Mapping[int, Step], known: _Known) -> bool:
+    """Whether a value is the same along an axis, because it has one element there or was broadcast from one."""
+    while True:
+        shape = known.shape(value)
+        if len(shape) == rank and shape[axis] == 1:
+            return True
+        step = maker.get(value)
+        if step is None or len(step.inputs) != 1:
+            return False
+        axes = step.facts.get("axes")
+        if axes is not None and axis not in axes.values():
+            return True
+        kept = axes is not None and axes == {place: place for place in axes}
+        if not (kept or step.kind in ("mark", "stop") or _is_cast(step)):
+            return False
+        value = step.inputs[0]
+
+
 def _one_axis(whole: tuple[int, ...], summed: tuple[int, ...]) -> int | None:
     if len(whole) != len(summed):
         return None
@@ -507,15 +530,24 @@ def _one_axis(whole: tuple[int, ...], summed: tuple[int, ...]) -> int | None:
     return axes[0] if len(axes) == 1 and summed[axes[0]] == 1 else None
 
 
-def _adds_up(step: Step, size: int, known: _Known) -> bool:
-    """Whether a linear step is the plain sum of `size` elements."""
-    backend, value = known.backend, step.inputs[0]
-    if len(step.inputs) != 1:
-        return all(i in known.numbers or "int" in known.graph.dtypes[i] for i in step.inputs[1:])
+def _adds_up(summed: int, value: int, axis: int, maker: Mapping[int, Step], known: _Known) -> bool:
+    """Whether a value is the plain sum over an axis, which is kept, of what a linear step is given: tried with numbers."""
+    chain = [maker[summed]]
+    moved = list(_up(value, maker))
+    chain += [maker[current] for current in reversed(moved[: moved.index(summed)])]
+    first, backend = chain[0].inputs[0], known.backend
+    if any(len(step.inputs) != 1 or len(step.outputs) != 1 for step in chain):
+        return False
+    shape = known.shape(first)
+    host = np.resize(np.arange(1.0, 30.0), shape)
     with backend.eager():
-        ones = backend.asarray(np.ones(known.shape(value), dtype="float32"), None)
-        found = step.run(backend.xp.astype(ones, getattr(backend.xp, known.graph.dtypes[value])))[0]
-        return bool(np.all(np.asarray(backend.to_numpy(found), dtype=float) == float(size)))
+        array = backend.asarray(host.astype("float32"), None)
+        array = backend.xp.astype(array, getattr(backend.xp, known.graph.dtypes[first]))
+        for step in chain:
+            array = step.run(array)[0]
+        found = np.asarray(backend.to_numpy(backend.xp.astype(array, backend.xp.float32)), dtype=float)
+    wanted = np.sum(host, axis=axis, keepdims=True)
+    return found.shape == wanted.shape and np.allclose(found, wanted, rtol=1e-2)
 
 
 def _is_cast(step: Step) -> bool:

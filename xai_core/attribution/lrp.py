@@ -132,7 +132,9 @@ class Gamma(Rule):
 
     def __call__(self, op: Operation) -> list[Any]:
         xp, w, x = op.xp, op.weight, op.live[0]
-        bias, only_positive = op.bias, op.step.facts["only_positive"]
+        bias = op.bias
+        # An amount passes a ReLU on either side.
+        only_positive = op.step.facts["only_positive"] and op.message.amount is None
 
         def more() -> Any:
             return w + self.gamma * _positive(xp, w)
