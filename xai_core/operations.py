@@ -174,7 +174,7 @@ def analyse(graph: Graph, varied: int, backend: Backend) -> Program:
 
 def _analyse(graph: Graph, varied: int, backend: Backend) -> tuple[Step, ...]:
     nodes = _needed(graph)
-    numbers = _numbers(graph, nodes)
+    numbers = _numbers(graph, nodes, backend)
     varying = graph.inputs[:varied]
     # Integers are constants to all rules, but a model of nothing else is still to be seen.
     live = {value for value in varying if "float" in graph.dtypes[value]} or set(varying)
@@ -225,10 +225,17 @@ def _alive(steps: list[Step], graph: Graph) -> list[Step]:
     return found[::-1]
 
 
-def _numbers(graph: Graph, nodes: list[Node]) -> dict[int, float]:
-    """Values that are one known number everywhere: literals, also after they were broadcast or cast."""
+def _numbers(graph: Graph, nodes: list[Node], backend: Backend) -> dict[int, float]:
+    """Values that are one known number everywhere: literals, what is computed of them, and where they are broadcast."""
     numbers = dict(graph.numbers)
     for node in nodes:
+        given = len(node.inputs) > 0 and all(i in numbers for i in node.inputs)
+        one = len(node.outputs) == 1 and math.prod(graph.shapes[node.outputs[0]]) == 1
+        if given and one and node.kind in _ELEMENTWISE:
+            with backend.eager():
+                arrays = [_filled(i, numbers[i], graph, backend) for i in node.inputs]
+                numbers[node.outputs[0]] = float(np.asarray(backend.to_numpy(node.run(*arrays)[0])).item())
+            continue
         passes = node.kind in ("structure", "mark") or node.facts.get("cast")
         if passes and len(node.outputs) == 1 and node.inputs[0] in numbers:
             rest = [numbers[i] for i in node.inputs[1:] if "float" in graph.dtypes[i] and i in numbers]
@@ -236,6 +243,14 @@ def _numbers(graph: Graph, nodes: list[Node]) -> dict[int, float]:
             if plain and all(i in numbers or "float" not in graph.dtypes[i] for i in node.inputs):
                 numbers[node.outputs[0]] = numbers[node.inputs[0]]
     return numbers
+
+
+def _filled(value: int, number: Any, graph: Graph, backend: Backend) -> Any:
+    """An array as one of the graph that holds a number everywhere, or other numbers."""
+    host = np.broadcast_to(np.asarray(number), graph.shapes[value])
+    double = graph.dtypes[value] == "float64"
+    array = backend.asarray(np.array(host, dtype="float64" if double else "float32"), None)
+    return backend.xp.astype(array, getattr(backend.xp, graph.dtypes[value]))
 
 
 def _step(node: Node, known: _Known) -> Step:
@@ -412,22 +427,16 @@ def _probe(step: Step, known: _Known, points: np.ndarray[Any, Any]) -> np.ndarra
     backend = known.backend
     dtype = known.graph.dtypes[step.inputs[step.live[0]]]
 
-    def array(value: int, host: np.ndarray[Any, Any]) -> Any:
-        name = known.graph.dtypes[value]
-        return backend.xp.astype(backend.asarray(host, None), getattr(backend.xp, name))
-
     shape = known.shape(step.outputs[0])
     size = max(math.prod(shape), 1)
     host_dtype = "float64" if dtype == "float64" else "float32"
     found: list[np.ndarray[Any, Any]] = []
     with backend.eager():
-        numbers = {
-            value: array(value, np.full(known.shape(value), known.numbers[value], host_dtype)) for value in set(others)
-        }
+        numbers = {value: _filled(value, known.numbers[value], known.graph, backend) for value in set(others)}
         # In the shape of the trace, for which alone a backend promises that operations run.
         for start in range(0, points.size, size):
-            host = np.resize(points[start : start + size], shape).astype(host_dtype)
-            moving = array(step.inputs[step.live[0]], host)
+            host = np.resize(points[start : start + size], shape)
+            moving = _filled(step.inputs[step.live[0]], host, known.graph, backend)
             arrays = [moving if place in step.live else numbers[value] for place, value in enumerate(step.inputs)]
             out = backend.xp.astype(step.run(*arrays)[0], getattr(backend.xp, host_dtype))
             found.append(np.asarray(backend.to_numpy(out), dtype=float).reshape(-1)[: points.size - start])

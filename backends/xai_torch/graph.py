@@ -392,9 +392,12 @@ class _Walk:
             self._inputs.append(number)
             return Value(number, shape, dtype)
         name = spec.target.removeprefix("roots.")
-        number = self._builder.constant(self._program.constants.get(spec.target), shape, dtype_name(dtype))
+        held = self._program.constants.get(spec.target)
+        number = self._builder.constant(held, shape, dtype_name(dtype))
         if spec.kind is not InputKind.CONSTANT_TENSOR or _is_held(self._modules, name):
             self._places[number] = name
+        elif held is not None and held.numel() == 1:  # Keras makes a tensor of `maximum(x, 0.0)`
+            self._builder.numbers[number] = float(held)
         return Value(number, shape, dtype)
 
     def _call(self, node: torch.fx.Node) -> None:

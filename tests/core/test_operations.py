@@ -117,6 +117,10 @@ def activations():
         "where": ("relu", lambda t, x: t.where(t.greater(x, 0.0), x, 0.0)),
         "where turned": ("relu", lambda t, x: t.where(t.greater(0.0, x), 0.0, x)),
         "mask": ("relu", lambda t, x: x * t.call("cut", np.sign, t.call("maximum", np.maximum, x, 0.0))),
+        "computed zero": (
+            "relu",
+            lambda t, x: t.call("maximum", np.maximum, x, t.call("subtract", np.subtract, 1.0, 1.0)),
+        ),
         "across layers": ("relu", lambda t, x: t.where(t.greater(t.mark(x), 0.0), t.mark(x, "other"), 0.0)),
         "clip": ("relu6", lambda t, x: t.each(lambda a: np.clip(a, 0, 6), x)),
         "leaky": ("leaky_relu", lambda t, x: t.where(t.greater(x, 0.0), x, x * 0.1)),
