@@ -90,6 +90,18 @@ def resnet18() -> Any:
 
 _LIBRARIES: list[Any] = []
 
+RESNET18 = (
+    (64, 64, 1),
+    (64, 64, 1),
+    (64, 128, 2),
+    (128, 128, 1),
+    (128, 256, 2),
+    (256, 256, 1),
+    (256, 512, 2),
+    (512, 512, 1),
+)
+"""Channels in, channels out and stride of the blocks."""
+
 
 def _torch_case(
     name: str, net: Any, shape: tuple[int, ...], limit: float | None, steps: int, largest: int, layer: str | None = None
@@ -132,6 +144,10 @@ def torch_mlp() -> Case:
     return _torch_case("torch MLP 30", net, (64, 30), None, 256, 1024)
 
 
+def _limit(shape: tuple[int, ...]) -> float | None:
+    return None if len(shape) < 4 else 1.05 if shape[1] > 100 else 1.3
+
+
 def _jax_case(name: str, net: Any, shape: tuple[int, ...], steps: int, largest: int, layer: str | None = None) -> Case:
     import jax
     import jax.numpy as jnp
@@ -151,8 +167,7 @@ def _jax_case(name: str, net: Any, shape: tuple[int, ...], steps: int, largest: 
             last.append(forward_step(rows, state))
         jax.block_until_ready(last)
 
-    limit = 1.3 if len(shape) == 4 else None
-    return Case(name, net, x, 3, loop, jax.block_until_ready, limit, steps, largest, layer)
+    return Case(name, net, x, 3, loop, jax.block_until_ready, _limit(shape), steps, largest, layer)
 
 
 def jax_cnn() -> Case:
@@ -174,6 +189,43 @@ def jax_cnn() -> Case:
             return self.d(x.reshape(x.shape[0], -1))
 
     return _jax_case("JAX CNN 32", Net(), (8, 32, 32, 3), 64, 512, "c")
+
+
+def jax_resnet18() -> Case:
+    import jax
+    from flax import nnx
+
+    rngs = nnx.Rngs(0)
+
+    class Unit(nnx.Module):
+        def __init__(self, made: int, out: int, size: int, stride: int = 1) -> None:
+            self.conv = nnx.Conv(made, out, (size, size), stride, padding=size // 2, use_bias=False, rngs=rngs)
+            self.norm = nnx.BatchNorm(out, use_running_average=True, rngs=rngs)
+
+        def __call__(self, x: Any) -> Any:
+            return self.norm(self.conv(x))
+
+    class Block(nnx.Module):
+        def __init__(self, made: int, out: int, stride: int) -> None:
+            self.a, self.b = Unit(made, out, 3, stride), Unit(out, out, 3)
+            self.skip = Unit(made, out, 1, stride) if stride > 1 else None
+
+        def __call__(self, x: Any) -> Any:
+            short = x if self.skip is None else self.skip(x)
+            return jax.nn.relu(self.b(jax.nn.relu(self.a(x))) + short)
+
+    class ResNet(nnx.Module):
+        def __init__(self) -> None:
+            self.stem, self.head = Unit(3, 64, 7, 2), nnx.Linear(512, 1000, rngs=rngs)
+            self.blocks = nnx.List([Block(*sizes) for sizes in RESNET18])
+
+        def __call__(self, x: Any) -> Any:
+            x = nnx.max_pool(jax.nn.relu(self.stem(x)), (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+            for block in self.blocks:
+                x = block(x)
+            return self.head(x.mean((1, 2)))
+
+    return _jax_case("JAX ResNet-18 224", ResNet(), (1, 224, 224, 3), 32, 32, "blocks[1]")
 
 
 def jax_mlp() -> Case:
@@ -216,7 +268,7 @@ def _tensorflow_case(name: str, net: Any, shape: tuple[int, ...], steps: int, la
         for _ in range(0, forward - backward, batch):
             forward_step(rows)
 
-    return Case(name, net, x, 3, loop, lambda values: values, 1.3 if len(shape) == 4 else None, steps, largest)
+    return Case(name, net, x, 3, loop, lambda values: values, _limit(shape), steps, largest)
 
 
 def tensorflow_cnn() -> Case:
@@ -237,6 +289,49 @@ def tensorflow_cnn() -> Case:
             return tf.matmul(tf.reshape(x, (tf.shape(x)[0], 4096)), self.w[3])
 
     return _tensorflow_case("TensorFlow CNN 32", Net(), (8, 32, 32, 3), 64, 512)
+
+
+def tensorflow_resnet18() -> Case:
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+
+    class Unit(tf.Module):  # type: ignore[misc]
+        def __init__(self, made: int, out: int, size: int, stride: int = 1) -> None:
+            super().__init__()
+            self.stride, self.pad = stride, [[0, 0], *[[size // 2, size // 2]] * 2, [0, 0]]
+            self.w = tf.Variable(
+                rng.normal(size=(size, size, made, out), scale=(size * size * made) ** -0.5), dtype="float32"
+            )
+            self.norm = [tf.Variable(value * np.ones(out, "float32")) for value in (1, 0, 0, 1)]
+
+        def __call__(self, x: Any) -> Any:
+            x = tf.nn.conv2d(x, self.w, self.stride, self.pad)
+            return tf.compat.v1.nn.fused_batch_norm(x, *self.norm, is_training=False)[0]
+
+    class Block(tf.Module):  # type: ignore[misc]
+        def __init__(self, made: int, out: int, stride: int) -> None:
+            super().__init__()
+            self.a, self.b = Unit(made, out, 3, stride), Unit(out, out, 3)
+            self.skip = Unit(made, out, 1, stride) if stride > 1 else None
+
+        def __call__(self, x: Any) -> Any:
+            short = x if self.skip is None else self.skip(x)
+            return tf.nn.relu(self.b(tf.nn.relu(self.a(x))) + short)
+
+    class ResNet(tf.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.blocks = Unit(3, 64, 7, 2), [Block(*sizes) for sizes in RESNET18]
+            self.head = tf.Variable(rng.normal(size=(512, 1000), scale=0.04).astype("float32"))
+
+        def __call__(self, x: Any) -> Any:
+            x = tf.nn.max_pool2d(tf.nn.relu(self.stem(x)), 3, 2, [[0, 0], [1, 1], [1, 1], [0, 0]])
+            for block in self.blocks:
+                x = block(x)
+            return tf.matmul(tf.reduce_mean(x, (1, 2)), self.head)
+
+    return _tensorflow_case("TensorFlow ResNet-18 224", ResNet(), (1, 224, 224, 3), 32, 32)
 
 
 def tensorflow_mlp() -> Case:
@@ -260,8 +355,10 @@ CASES: dict[str, Callable[[], Case]] = {
     "torch-resnet18": torch_resnet18,
     "torch-cnn": torch_cnn,
     "torch-mlp": torch_mlp,
+    "jax-resnet18": jax_resnet18,
     "jax-cnn": jax_cnn,
     "jax-mlp": jax_mlp,
+    "tensorflow-resnet18": tensorflow_resnet18,
     "tensorflow-cnn": tensorflow_cnn,
     "tensorflow-mlp": tensorflow_mlp,
 }

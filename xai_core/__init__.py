@@ -8,6 +8,7 @@
 from importlib.metadata import version as _version
 
 from xai_core import rules
+from xai_core.attribution.ablation import FeatureAblation, FeaturePermutation
 from xai_core.attribution.backprop import Deconvnet, GuidedBackprop
 from xai_core.attribution.base import Explainer, methods
 from xai_core.attribution.bias import BiasAttribution, FullGrad
@@ -36,6 +37,7 @@ from xai_core.attribution.occlusion import Occlusion
 from xai_core.attribution.path import ExpectedGradients, IntegratedGradients
 from xai_core.attribution.rule_cams import LIFTCAM, GuidedGradCAM, RelevanceCAM
 from xai_core.attribution.ruled import graph
+from xai_core.attribution.shapley import ExactSHAP, KernelSHAP, PermutationSHAP, ShapleySampling
 from xai_core.baselines import Baseline, Blur, Mean, Noise, Sample, Zero
 from xai_core.errors import (
     BackendError,
@@ -57,7 +59,8 @@ from xai_core.errors import (
     XaiError,
 )
 from xai_core.explain import explain
-from xai_core.explanation import Explanation, load
+from xai_core.explanation import Explanation, FeatureValues, load
+from xai_core.features import Elements, Grouping, Groups, Patches, Spans, Superpixels
 from xai_core.layers import Layer, LayerTable
 from xai_core.model import Model, layers, wrap
 
@@ -86,16 +89,23 @@ __all__ = [
     "DeepTaylor",
     "EigenCAM",
     "EigenGradCAM",
+    "Elements",
+    "ExactSHAP",
     "ExcitationBackprop",
     "ExpectedGradients",
     "Explainer",
     "Explanation",
+    "FeatureAblation",
+    "FeaturePermutation",
+    "FeatureValues",
     "FullGrad",
     "GradCAM",
     "GradCAMPlusPlus",
     "Gradient",
     "GradientSHAP",
     "GradientXActivation",
+    "Grouping",
+    "Groups",
     "GuidedBackprop",
     "GuidedGradCAM",
     "GuidedIntegratedGradients",
@@ -106,6 +116,7 @@ __all__ = [
     "IntegerInputError",
     "IntegratedGradients",
     "InternalInfluence",
+    "KernelSHAP",
     "Layer",
     "LayerActivation",
     "LayerCAM",
@@ -120,14 +131,19 @@ __all__ = [
     "Occlusion",
     "OptionError",
     "OutputError",
+    "Patches",
+    "PermutationSHAP",
     "RelevanceCAM",
     "Sample",
     "ScoreCAM",
+    "ShapleySampling",
     "SlidingPatch",
     "SmoothGrad",
     "SmoothGradCAMPlusPlus",
     "SmoothTaylor",
+    "Spans",
     "SquareGrad",
+    "Superpixels",
     "TargetError",
     "TrainingModeError",
     "UnknownNameError",

@@ -20,9 +20,33 @@ from xai_core.structure import flatten
 if TYPE_CHECKING:
     from xai_core.attribution.base import Explainer
 
-__all__ = ["Explanation", "load"]
+__all__ = ["Explanation", "FeatureValues", "load"]
 
 _FORMAT = 1
+_ARRAYS = ("values", "inputs", "target", "score", "residual", "error", "details")
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureValues:
+    """What each feature is worth, for methods that remove features as a whole.
+
+    Attributes
+    ----------
+    values
+        (batch, features), or (batch, features, outputs) where all outputs are explained.
+    error
+        Standard errors of the values, in the same shape, of methods that sample; NaN where there were too few rows to
+        tell.
+    names
+        Names of the features.
+    labels
+        For each input which feature an element belongs to, broadcasting to the input; -1 for elements in none.
+    """
+
+    values: Any
+    error: Any
+    names: tuple[str, ...]
+    labels: list[np.ndarray[Any, Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +79,13 @@ class Explanation:
     layer
         Layer whose value was explained, as text; `values` then is one array, of the shape of that value, or for the CAM
         methods a map with one channel of the size of the input.
+    error
+        Standard error of each value, from methods that sample and tell; structure and shape of `values`.
+    features
+        Values feature by feature, from methods that remove features.
+    details
+        What else a method has to say, by name: `r2` of LIME's fit, `converged` of methods with `tolerance`; arrays
+        (batch,).
     """
 
     values: Any
@@ -68,6 +99,9 @@ class Explanation:
     channel_axis: int = -1
     coverage: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     layer: str | None = None
+    error: Any = None
+    features: FeatureValues | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Number of explained samples."""
@@ -80,8 +114,12 @@ class Explanation:
 
     def numpy(self) -> Explanation:
         """The same with all arrays as NumPy arrays."""
-        parts = {name: _map_arrays(getattr(self, name)) for name in ("values", "inputs", "target", "score", "residual")}
-        return dataclasses.replace(self, **parts)
+        parts = {name: _map_arrays(getattr(self, name)) for name in _ARRAYS}
+        features = self.features
+        if features is not None:
+            arrays = {name: _map_arrays(getattr(features, name)) for name in ("values", "error")}
+            features = dataclasses.replace(features, **arrays)
+        return dataclasses.replace(self, features=features, **parts)
 
     def plot(self, path: str | Path | None = None, *, samples: int | None = None, names: Any = None) -> Any:
         """Draw input and attributions of each sample: heat for images and words, bars for tables, lines for signals.
@@ -123,8 +161,10 @@ class Explanation:
             "layer": self.layer,
             "explainer": _encode_explainer(self.explainer, arrays),
         }
-        for name in ("values", "inputs", "target", "score", "residual"):
+        for name in _ARRAYS:
             meta[name] = _encode(getattr(self, name), arrays)
+        held = None if self.features is None else vars(self.features)
+        meta["features"] = _encode(held, arrays)
         arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)
         with open(path, "wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
@@ -143,6 +183,9 @@ class Explanation:
             rows.append(("layer", self.layer))
         if self.residual is not None:
             rows.append(("residual", _brief(self.residual)))
+        if self.features is not None and self.features.error is not None:
+            rows.append(("standard error, largest", f"{np.nanmax(to_host(self.features.error)):.3g}"))
+        rows += [(name, _brief(value)) for name, value in self.details.items()]
         table = "".join(
             f"<tr><th style='text-align:left'>{html.escape(str(key))}</th>"
             f"<td style='text-align:left'>{html.escape(str(value))}</td></tr>"
@@ -181,7 +224,8 @@ def load(path: str | Path) -> Explanation:
                 f"{path} is an explanation of format {meta['format']}; this version reads format {_FORMAT}.",
                 fix="use the version of xai-core that wrote it.",
             )
-        parts = {name: _decode(meta[name], arrays) for name in ("values", "inputs", "target", "score", "residual")}
+        parts = {name: _decode(meta[name], arrays) for name in _ARRAYS if name in meta}
+        held = _decode(meta["features"], arrays) if "features" in meta else None
         return Explanation(
             explainer=_decode_explainer(meta["explainer"], arrays),
             seed=meta["seed"],
@@ -189,6 +233,7 @@ def load(path: str | Path) -> Explanation:
             channel_axis=meta["channel_axis"],
             coverage={rule: tuple(hit) for rule, hit in meta["coverage"].items()},
             layer=meta.get("layer"),
+            features=None if held is None else FeatureValues(**held),
             **parts,
         )
     except (KeyError, ValueError, OSError) as error:

@@ -323,16 +323,24 @@ def open_problem(
     neuron: Any,
     progress: Callable[[int], Progress | None],
     defer: bool = False,
+    every: bool = False,
 ) -> Iterator[Problem]:
     """Check a request, resolve its target, and run it with the model left as it was.
 
-    With `defer` the method finds out score and predicted class on its own way, and has `settle` check them.
+    With `defer` the method finds out score and predicted class on its own way, and has `settle` check them; `every` says
+    that it takes `target="all"`.
 
     Raises
     ------
     XaiError
         The errors of `xai_core.errors`, each before any expensive work where possible.
     """
+    if isinstance(target, str) and target == "all" and not every:
+        raise TargetError(
+            f"{method} explains one score of each sample.",
+            received='target="all"',
+            fix="call it once for each output, or use a Shapley method such as KernelSHAP.",
+        )
     given, structure = flatten(x)
     if not given:
         raise InputError("`x` holds no array.", received=describe(x), fix="x=images of shape (batch, ...)")
@@ -419,7 +427,8 @@ def _chosen(problem: Problem, target: Any) -> Problem:
     """The problem with the target as far as it is known before the model runs: `index=None` is the predicted class."""
     host = host_index(target, problem.batch, problem.to_host)
     index = None if host is None else problem.to_device(host)
-    return replace(problem, pick=Pick(target if callable(target) else None), index=index, asked=host)
+    every = isinstance(target, str) and host is None
+    return replace(problem, pick=Pick(target if callable(target) else None, every), index=index, asked=host)
 
 
 def settle(problem: Problem, score: Any, index: Any, empty: Any) -> Problem:

@@ -19,10 +19,13 @@ class Structure:
     ----------
     names
         One path per array, in order: `()` for a bare array, `("image",)` for an item of a dict, `(0,)` of a tuple.
+    columns
+        For each array the names of its columns, `None` where it has none; empty if no array has any.
     """
 
     skeleton: Any
     names: tuple[tuple[Any, ...], ...]
+    columns: tuple[tuple[Any, ...] | None, ...] = ()
 
     def __hash__(self) -> int:
         return hash(self.names)
@@ -34,6 +37,10 @@ class Structure:
     def label(self, position: int) -> str:
         """How a user would write the leaf at `position`: `x`, `x['image']`, `x[0]`."""
         return "x" + "".join(f"[{key!r}]" for key in self.names[position])
+
+    def columns_of(self, position: int) -> tuple[Any, ...] | None:
+        """Names of the columns of the leaf at `position`, where it has them."""
+        return self.columns[position] if self.columns else None
 
 
 def flatten(x: Any, *, leaf: Callable[[Any], bool] | None = None) -> tuple[list[Any], Structure]:

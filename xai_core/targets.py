@@ -22,12 +22,18 @@ __all__ = ["Pick", "Resolve", "check_range", "fit_index", "host_index"]
 
 @dataclass(frozen=True)
 class Pick:
-    """The explained score of a batch of outputs; the static part of a target."""
+    """The explained score of a batch of outputs; the static part of a target.
+
+    With `every` that is all of them, (batch, outputs).
+    """
 
     function: Callable[[Any], Any] | None = None
+    every: bool = False
 
     def __call__(self, xp: Any, outputs: Any, index: Any) -> Any:
         """Scores (batch,) of `outputs` (batch, ...) at `index` (batch, axes), which a callable ignores."""
+        if self.every:
+            return _columns(xp, outputs)
         if self.function is not None:
             scores = self.function(outputs)
             if tuple(getattr(scores, "shape", ())) != (tuple(outputs.shape)[0],):
@@ -60,10 +66,21 @@ class Resolve:
         xp = net.xp
         outputs = net(leaves if rows is None else [xp.take(leaf, rows, axis=0) for leaf in leaves])
         empty = outputs[:0, ...]
-        if self.pick.function is not None:
+        if self.pick.function is not None or self.pick.every:
             return self.pick(xp, outputs, None), None, empty
         index = fit_index(xp, outputs, chosen if rows is None or chosen is None else xp.take(chosen, rows, axis=0))
         return self.pick(xp, outputs, index), index, empty
+
+
+def _columns(xp: Any, outputs: Any) -> Any:
+    shape = tuple(outputs.shape)
+    if len(shape) > 2:
+        raise TargetError(
+            "All outputs at once are explained for outputs of shape (batch, outputs) only.",
+            received=f"outputs of shape {shape}",
+            fix="target=(...) for one of them, or xai.wrap(model, output=...) to pick some.",
+        )
+    return outputs if len(shape) == 2 else xp.reshape(outputs, (shape[0], 1))
 
 
 def fit_index(xp: Any, outputs: Any, chosen: Any) -> Any:
@@ -102,7 +119,7 @@ def host_index(target: Any, batch: int, to_numpy: Callable[[Any], Any]) -> np.nd
     TargetError
         If the target is neither of the kinds above, or has another batch size than the inputs.
     """
-    if target is None or callable(target):
+    if target is None or callable(target) or (isinstance(target, str) and target == "all"):
         return None
     entries = target if isinstance(target, tuple) else (target,)
     columns = []

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from xai_core.errors import OptionError, UnknownNameError, describe
-from xai_core.explanation import Explanation
+from xai_core.explanation import Explanation, FeatureValues
 from xai_core.problem import Problem, inspect_values, is_floating, open_problem
 from xai_core.progress import Progress
 from xai_core.structure import flatten
@@ -28,12 +28,16 @@ def snake_case(name: str) -> str:
 class Attribution:
     """What a method computes: one array per leaf that varies, and the completeness gap (batch,) if it promises one.
 
-    `layer` names the layer whose value was explained in place of the inputs, one array then; `coverage` is that of
-    `Explanation`. `problem` is the problem with score and index, from methods that find these out on their own way.
+    `layer` names the layer whose value was explained in place of the inputs, one array then; `error` is the standard
+    error of each value; `coverage`, `features` and `details` are those of `Explanation`. `problem` is the problem with
+    score and index, from methods that find these out on their own way.
     """
 
     values: list[Any]
     residual: Any = None
+    error: list[Any] | None = None
+    features: FeatureValues | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
     layer: str | None = None
     coverage: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     problem: Problem | None = None
@@ -67,6 +71,8 @@ class Explainer(ABC):
     """Whether the method needs gradients."""
     stochastic: ClassVar[bool] = False
     """Whether the method draws random numbers."""
+    explains_all: ClassVar[bool] = False
+    """Whether `target="all"` explains all outputs at once."""
     settles: ClassVar[bool] = False
     """Whether `attribute` finds out the score and the predicted class itself, without a run of the model for them alone."""
     aliases: ClassVar[tuple[str, ...]] = ()
@@ -127,7 +133,8 @@ class Explainer(ABC):
         value = found.values[0]
         leaf = behind.leaves[0]
         cast = value if value.dtype == leaf.dtype else problem.xp.astype(value, leaf.dtype)
-        return replace(found, values=[cast], layer=problem.name_of(behind.bound.layer), problem=None)
+        error = None if found.error is None else found.error[:1]
+        return replace(found, values=[cast], error=error, layer=problem.name_of(behind.bound.layer), problem=None)
 
     def __call__(self, model: Any, x: Any, *, target: Any = None, seed: int = 0, index: Any = None) -> Explanation:
         """Explain `model` at `x`.
@@ -140,7 +147,8 @@ class Explainer(ABC):
             Inputs, batch first: one array, or a tuple or dict of arrays.
         target
             The explained score: `None` for the predicted class of each sample, an int, `(batch,)` ints, an index
-            tuple for outputs with more axes, or a callable `scores -> (batch,)`.
+            tuple for outputs with more axes, or a callable `scores -> (batch,)`. Shapley methods take `"all"`: values
+            then have one more axis at the end, of the model's outputs.
         seed
             Seed of the method's random numbers, if it draws any.
         index
@@ -177,6 +185,7 @@ class Explainer(ABC):
                 neuron=self.neuron,
                 progress=progress,
                 defer=self.settles and self.layer is None,
+                every=self.explains_all,
             ) as problem:
                 found = self.attribute_at_layer(problem)
                 problem = found.problem or problem
@@ -194,28 +203,33 @@ def _explanation(
     given, structure = flatten(x)
     xp = problem.xp
     host = all(isinstance(leaf, np.ndarray) for leaf in given)
-    values: list[Any] = []
-    if found.layer is not None:
-        values = [problem.to_host(found.values[0]) if host else found.values[0]]
-        _, structure = flatten(values[0])
-        given = []
-    for leaf, original, value in zip(problem.leaves[: len(given)], given, found.values, strict=not values):
-        native = xp.astype(value, leaf.dtype) if is_floating(leaf) and value.dtype != leaf.dtype else value
-        if isinstance(original, np.ndarray):
-            floating = original.dtype.kind == "f" or original.dtype.name == "bfloat16"
-            converted = problem.to_host(native)
-            values.append(converted.astype(original.dtype, copy=False) if floating else converted)
-        else:
-            values.append(native)
 
     def out(array: Any) -> Any:
         return problem.to_host(array) if host and array is not None else array
 
+    def alike(arrays: list[Any]) -> Any:
+        """Arrays as the inputs are, in structure, type and dtype."""
+        if found.layer is not None:
+            return out(arrays[0])
+        leaves: list[Any] = []
+        for leaf, original, value in zip(problem.leaves, given, arrays, strict=True):
+            native = xp.astype(value, leaf.dtype) if is_floating(leaf) and value.dtype != leaf.dtype else value
+            if isinstance(original, np.ndarray):
+                floating = original.dtype.kind == "f" or original.dtype.name == "bfloat16"
+                converted = problem.to_host(native)
+                leaves.append(converted.astype(original.dtype, copy=False) if floating else converted)
+            else:
+                leaves.append(native)
+        return structure.rebuild(leaves)
+
     resolved = target
     if problem.index is not None and not isinstance(target, tuple):
         resolved = out(problem.index[:, 0])
+    features = found.features
+    if features is not None:
+        features = replace(features, values=out(features.values), error=out(features.error))
     return Explanation(
-        values=structure.rebuild(values),
+        values=alike(found.values),
         inputs=x,
         target=resolved,
         explainer=explainer,
@@ -226,6 +240,9 @@ def _explanation(
         channel_axis=problem.bound.channel_axis,
         coverage=found.coverage,
         layer=found.layer,
+        error=None if found.error is None else alike(found.error),
+        features=features,
+        details={name: out(value) for name, value in found.details.items()},
     )
 
 

@@ -164,7 +164,7 @@ class Conductance(_AlongInputs):
         change = problem.scores_or_known() - problem.scores(baseline)
         xp = problem.xp
         gap = xp.sum(xp.reshape(total, (problem.batch, -1)), axis=1) - xp.astype(change, total.dtype)
-        return Attribution([total], gap, problem.name_of(layer))
+        return Attribution([total], gap, layer=problem.name_of(layer))
 
 
 _SIDES = {"trapezoid": (0.5, 0.5), "riemann_left": (1.0, 0.0), "riemann_right": (0.0, 1.0)}

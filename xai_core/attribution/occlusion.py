@@ -10,18 +10,17 @@ from typing import Any, ClassVar
 import numpy as np
 
 from xai_core.attribution.base import Attribution, Explainer
+from xai_core.attribution.game import Removal, ignores_input, removed_scores, resolve_removal
 from xai_core.attribution.gradient import join, trim
 from xai_core.attribution.path import zero_sums
-from xai_core.baselines import resolve_baseline, spatial_axes
-from xai_core.blocks import blocks
+from xai_core.baselines import spatial_axes
+from xai_core.blocks import blocks, spans
 from xai_core.errors import OptionError, describe
 from xai_core.model import Net
 from xai_core.problem import Problem, gather, independent
 from xai_core.targets import Pick
 
 __all__ = ["Occlusion"]
-
-_PROBES = 8
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -44,6 +43,8 @@ class Occlusion(Explainer):
         Distance between windows, given like `window`; `None`: half a window for images, at least 1.
     baseline
         What replaces the window: a number, array, structure, callable or `xai.Baseline`.
+    background
+        Data instead of a baseline: the score is averaged over its rows, each of which is a model row for every window.
     """
 
     differentiates: ClassVar[bool] = False
@@ -52,24 +53,25 @@ class Occlusion(Explainer):
     window: Any = None
     stride: Any = None
     baseline: Any = 0.0
+    background: Any = None
 
     def __post_init__(self) -> None:
         for name in ("window", "stride"):
             _check_sizes(name, getattr(self, name))
 
     def attribute(self, problem: Problem) -> Attribution:
-        baseline = resolve_baseline(problem, self.baseline)
+        removal = resolve_removal(problem, self.baseline, self.background)
         score = problem.scores_or_known()
         values, changed = [], False
         for position in range(len(problem.varied)):
-            value, seen = self._one_leaf(problem, baseline, score, position)
+            value, seen = self._one_leaf(problem, removal, score, position)
             values.append(value)
             changed = changed or seen
-        if not changed and self._ignores_input(problem, baseline, score):
+        if not changed and ignores_input(problem, removal):
             raise independent(problem, type(self).__name__)
         return Attribution(values)
 
-    def _one_leaf(self, problem: Problem, baseline: list[Any], score: Any, position: int) -> tuple[Any, bool]:
+    def _one_leaf(self, problem: Problem, removal: Removal, score: Any, position: int) -> tuple[Any, bool]:
         xp, leaf = problem.xp, problem.leaves[position]
         shape = tuple(leaf.shape)[1:]
         windows, strides = self._sizes(problem, position)
@@ -78,27 +80,33 @@ class Occlusion(Explainer):
         starts = starts.reshape(-1, len(shape)).astype(np.int64)
         kernel = _Occlusion(problem.pick, position, tuple(windows))
         places = [problem.to_device(np.arange(size)) for size in shape]
+        fillings = list(spans(removal.size, problem.rows, constant=problem.constant_shapes))
+        room = max(1, problem.rows // fillings[0].width)
         parts, some = [], []
-        for block, draws in blocks(problem.batch, len(starts), problem.rows, constant=problem.constant_shapes):
+        for block, draws in blocks(problem.batch, len(starts), room, constant=problem.constant_shapes):
             rows = problem.indices(block.indices)
             sums: Any = zero_sums(problem, block.width, 1)[position]
-            for draw in draws:
+            for draw, filling in itertools.product(draws, fillings):
                 used = np.zeros(draw.width)
                 used[: draw.size] = 1.0
+                share = np.zeros(filling.width)
+                share[: filling.size] = 1.0 / removal.size
                 sums, largest = problem.run(
                     kernel,
                     sums,
                     problem.leaves,
-                    baseline[position],
+                    removal.arrays[position],
+                    problem.to_device(np.asarray(filling.indices, dtype=np.int64)) if removal.shared else None,
                     places,
                     problem.to_device(starts[draw.indices]),
                     problem.to_device(used, like=score),
+                    problem.to_device(share, like=score),
                     gather(xp, score, rows),
                     rows,
                     problem.index,
                 )
                 some.append(largest)
-                problem.work.add(block.width * draw.width)
+                problem.work.add(block.width * draw.width * filling.width)
             parts.append(trim([sums], block))
         total = join(problem, parts)[0][:, 0, ...]
         cover = np.ones(())
@@ -131,26 +139,12 @@ class Occlusion(Explainer):
                 )
         return [min(w, size) for w, size in zip(windows, shape[1:], strict=True)], strides
 
-    def _ignores_input(self, problem: Problem, baseline: list[Any], score: Any) -> bool:
-        """Whether neither the baseline nor random inputs change any score, though they differ from the inputs."""
-        probes = []
-        for position, leaf in enumerate(problem.varied):
-            shape = tuple(leaf.shape)
-            normal = problem.streams.normal(range(shape[0]), range(_PROBES), shape[1:], part=position)
-            probes.append([problem.to_device(normal[:, d], like=leaf) for d in range(_PROBES)])
-        xp = problem.xp
-        attempts = [baseline]
-        for draw in range(_PROBES):
-            changed = [xp.astype(probe[draw], leaf.dtype) for probe, leaf in zip(probes, problem.varied, strict=True)]
-            attempts.append([*changed, *problem.leaves[len(changed) :]])
-        return all(bool(np.all(problem.to_host(problem.scores(leaves) == score))) for leaves in attempts)
-
 
 @dataclass(frozen=True)
 class _Occlusion:
     """Kernel: sum over windows of the score lost times the window.
 
-    `starts` is (windows, axes); `places` holds the coordinates of each axis.
+    `starts` is (windows, axes); `places` holds the coordinates of each axis; `used` is (windows,), `share` (fillings,).
     """
 
     pick: Pick
@@ -162,38 +156,37 @@ class _Occlusion:
         net: Net,
         sums: Any,
         leaves: list[Any],
-        baseline: Any,
+        filling: Any,
+        taken: Any,
         places: list[Any],
         starts: Any,
         used: Any,
+        share: Any,
         score: Any,
         rows: Any,
         index: Any,
     ) -> tuple[Any, Any]:
         xp = net.xp
-        chosen = [gather(xp, leaf, rows) for leaf in leaves]
-        own = chosen[self.position]
-        shape = tuple(own.shape)
-        draws = tuple(starts.shape)[0]
-        mask: Any = None
+        shape = tuple(leaves[self.position].shape)[1:]
+        count = tuple(starts.shape)[0]
+        inside: Any = None
         for axis, width in enumerate(self.window):
             place = places[axis][None, :]
             first = starts[:, axis][:, None]
-            inside = xp.logical_and(place >= first, place < first + width)
-            others = [1] * (len(shape) - 1)
-            others[axis] = shape[axis + 1]
-            inside = xp.reshape(inside, (draws, *others))
-            mask = inside if mask is None else xp.logical_and(mask, inside)
-        absent = gather(xp, baseline, rows)
-        changed = xp.where(mask[None, ...], absent[:, None, ...], own[:, None, ...])
-        repeated = [xp.repeat(leaf, draws, axis=0) if i != self.position else None for i, leaf in enumerate(chosen)]
-        repeated[self.position] = xp.reshape(changed, (shape[0] * draws, *shape[1:]))
-        wanted = gather(xp, index, rows)
-        after = self.pick(xp, net(repeated), None if wanted is None else xp.repeat(wanted, draws, axis=0))
-        lost = xp.astype(score[:, None] - xp.reshape(after, (shape[0], draws)), sums.dtype)
-        lost = lost * xp.astype(used, sums.dtype)[None, :]
-        flat = xp.astype(xp.reshape(mask, (draws, -1)), sums.dtype)
-        return sums + xp.reshape(xp.matmul(lost, flat), tuple(sums.shape)), xp.max(xp.abs(lost))
+            along = xp.logical_and(place >= first, place < first + width)
+            wide = [1] * len(shape)
+            wide[axis] = shape[axis]
+            along = xp.reshape(along, (count, *wide))
+            inside = along if inside is None else xp.logical_and(inside, along)
+        present = xp.logical_not(inside)[:, None, None, ...]
+        after = removed_scores(
+            net, self.pick, leaves, {self.position: present}, {self.position: filling}, taken, count, rows, index
+        )
+        lost = xp.astype(score[None, None, :] - after[..., 0], sums.dtype) * xp.astype(used, sums.dtype)[:, None, None]
+        flat = xp.astype(xp.reshape(inside, (count, -1)), sums.dtype)
+        mean = xp.tensordot(xp.astype(share, sums.dtype), lost, axes=([0], [1]))
+        spread = xp.matmul(xp.matrix_transpose(mean), flat)
+        return sums + xp.reshape(spread, tuple(sums.shape)), xp.max(xp.abs(lost))
 
 
 def _check_sizes(name: str, value: Any) -> None:

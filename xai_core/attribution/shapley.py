@@ -1,0 +1,384 @@
+"""Shapley values: exact, by regression, and by walks along orders of the features."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+
+from xai_core.attribution.base import Attribution, Explainer, positive_int
+from xai_core.attribution.game import Game
+from xai_core.attribution.sampling import Estimate, check_sampling, sample
+from xai_core.coalitions import orders, regression, subsets, weights_of_sizes
+from xai_core.errors import OptionError
+from xai_core.problem import Problem, independent
+
+__all__ = ["ExactSHAP", "KernelSHAP", "PermutationSHAP", "ShapleySampling"]
+
+_ENUMERABLE = 24
+SHUFFLE_PART = 3_000_000
+"""Stream part of the order in which a sample has its features."""
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class _Shapley(Explainer, abstract=True):
+    """Base of the Shapley methods: features, what fills them when they are removed, and efficiency."""
+
+    differentiates: ClassVar[bool] = False
+    explains_all: ClassVar[bool] = True
+
+    features: Any = None
+    baseline: Any = 0.0
+    background: Any = None
+
+    def attribute(self, problem: Problem) -> Attribution:
+        game = Game.of(problem, self.features, self.baseline, self.background)
+        xp, full, empty = problem.xp, game.full(), game.empty()
+        change = full - empty
+        sampled, rows = type(self).stochastic, game.removal.size << min(game.count, 62)
+        if game.count == 1:
+            found = Estimate(change, xp.zeros_like(change))
+        elif sampled and rows - 2 * game.removal.size <= self.budget():
+            values = enumerated(game, empty, change)
+            found = Estimate(values, xp.zeros_like(values))
+        else:
+            found = self.estimate(game, empty, change)
+        total = xp.sum(found.values, axis=1)
+        gap = total - change[:, 0, :]
+        result = game.spread(
+            found.values,
+            found.error if sampled else None,
+            share=True,
+            residual=gap if problem.pick.every else gap[:, 0],
+            details=found.details,
+        )
+        if not bool(np.any(problem.to_host(found.values != 0))) and game.inert():
+            raise independent(problem, type(self).__name__)
+        return result
+
+    def budget(self) -> int:
+        """Perturbed rows that are enough to evaluate all coalitions if these are no more."""
+        return 0
+
+    @abstractmethod
+    def estimate(self, game: Game, empty: Any, change: Any) -> Estimate:
+        """Values (batch, features, outputs) of two features or more; they sum to `change` (batch, 1, outputs)."""
+
+
+def enumerated(game: Game, empty: Any, change: Any) -> Any:
+    """Exact Shapley values (batch, features, outputs) from the worth of all coalitions."""
+    problem, players = game.problem, game.count
+    xp, total = problem.xp, 1 << players
+    by_size = weights_of_sizes(players)
+    # The worth of all, for which each player is the last one that comes.
+    values = xp.broadcast_to(change * by_size[players - 1], (problem.batch, players, int(change.shape[2])))
+    width = min(total - 2, _CHUNK)
+    for start in range(1, total - 1, width):
+        numbers = np.arange(start, start + width)
+        used = numbers < total - 1
+        numbers = np.minimum(numbers, total - 2)
+        members = subsets(players, numbers)
+        worth = game.worth(partial(np.take, members, axis=0), width)
+        size = members.sum(axis=1, keepdims=True)
+        weight = np.where(members, by_size[size - 1], -by_size[np.minimum(size, players - 1)]) * used[:, None]
+        values = values + game.weighted(weight.T, worth - empty)
+    return values
+
+
+_CHUNK = 4096
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class ExactSHAP(_Shapley):
+    """Shapley values from the worth of every coalition of features.
+
+    `values_i = sum over S without i of |S|! (p - |S| - 1)! / p! * (v(S + i) - v(S))`, where `v(S)` is the explained score
+    with the features outside `S` removed. They sum to `f(x)` minus the score with all removed; `residual` is what
+    rounding leaves of it. `2^p` model rows per input, times the rows of the background.
+
+    Source: Shapley 1953; Lundberg and Lee 2017, arXiv:1705.07874, equation 4.
+
+    Parameters
+    ----------
+    features
+        What is removed together: `None` for single columns or tokens, and at most 64 tiles of an image; labels as an
+        integer array; or a rule, `xai.Patches`, `xai.Superpixels`, `xai.Spans`, `xai.Groups`, `xai.Elements`.
+    baseline
+        What removed features are filled with, as for `IntegratedGradients`.
+    background
+        Data instead of a baseline: a coalition's worth is the mean over its rows, each of which is a model row.
+    max_rows
+        Most model rows per input; more features than they can enumerate are refused.
+    """
+
+    max_rows: int = 2**17
+
+    def __post_init__(self) -> None:
+        positive_int("max_rows", self.max_rows)
+
+    def estimate(self, game: Game, empty: Any, change: Any) -> Estimate:
+        rows = (1 << game.count) * game.removal.size if game.count <= _ENUMERABLE else None
+        if rows is None or rows > self.max_rows:
+            raise OptionError(
+                f"ExactSHAP needs 2^{game.count} coalitions of {game.count} features, more than max_rows={self.max_rows} "
+                f"model rows{f' of a background of {game.removal.size}' if game.removal.shared else ''}.",
+                received=f"{game.count} features",
+                fix="use KernelSHAP or PermutationSHAP, or features= that groups them.",
+            )
+        values = enumerated(game, empty, change)
+        return Estimate(values, None)
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class _Sampled(_Shapley, abstract=True):
+    """Base of the Shapley methods that evaluate a part of all coalitions, or all where `samples` are enough."""
+
+    stochastic: ClassVar[bool] = True
+
+    samples: int = 2048
+    tolerance: float | None = None
+    max_rows: int | None = None
+
+    def __post_init__(self) -> None:
+        check_sampling(self.samples, self.tolerance, self.max_rows)
+
+    def planned_rows(self, batch: int) -> int:
+        return batch * (self.samples + 2)
+
+    def budget(self) -> int:
+        return self.samples if self.max_rows is None else min(self.samples, self.max_rows)
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class KernelSHAP(_Sampled):
+    """Shapley values by weighted least squares over coalitions.
+
+    `values = argmin over a of sum_S w(S) (v(S) - v(none) - sum_{i in S} a_i)^2` with `w(S) = (p - 1) / (C(p, |S|) |S| (p -
+    |S|))`, constrained to sum to `f(x)` minus the score with all features removed; over all `S` these are the Shapley
+    values, and where all fit into `samples` all are evaluated. Otherwise coalitions are drawn in pairs with their
+    complements, none twice, evenly over sizes and features. With fewer pairs than features the fit of least norm is
+    taken, which has a bias towards equal shares, and no standard error is known.
+
+    The design of coalitions is made, and its normal equations solved, once for all inputs: each input has its features
+    in a random order of its own in it. Worths are summed on the device.
+
+    Source: Lundberg and Lee 2017, arXiv:1705.07874, theorem 2; sampling: Covert and Lee 2021, arXiv:2012.01536; Musco and
+    Witter 2024, arXiv:2410.01917.
+
+    Parameters
+    ----------
+    samples
+        Perturbed model rows per input; with `tolerance`, the number to begin with.
+    features
+        What is removed together: `None` for single columns or tokens, and at most 64 tiles of an image; labels as an
+        integer array; or a rule, `xai.Patches`, `xai.Superpixels`, `xai.Spans`, `xai.Groups`, `xai.Elements`.
+    baseline
+        What removed features are filled with, as for `IntegratedGradients`.
+    background
+        Data instead of a baseline: a coalition's worth is the mean over its rows, each of which is a model row.
+    tolerance
+        Double the rows until no standard error exceeds this, in units of the score, or `max_rows` would be exceeded;
+        `details["converged"]` says of each input which it was.
+    max_rows
+        Most perturbed model rows per input; `None`: 16 times `samples`.
+    """
+
+    def estimate(self, game: Game, empty: Any, change: Any) -> Estimate:
+        game.shuffle(SHUFFLE_PART)
+        solver = _Regressions(game, change)
+        return sample(game.problem, solver, self.samples, self.tolerance, self.max_rows)
+
+
+class _Regressions:
+    """Steps of KernelSHAP: worths of pairs that were seen before are kept."""
+
+    def __init__(self, game: Game, change: Any) -> None:
+        self._game = game
+        self._change = change
+        self._seen: dict[bytes, int] = {}
+        self._halves: Any = None
+
+    def __call__(self, budget: int, samples: list[int], kept: Any) -> tuple[Any, Any]:
+        game = self._game
+        problem, players = game.problem, game.count
+        xp = problem.xp
+        pairs = max(1, budget // game.removal.size // 2)
+        design = regression(players, pairs, problem.streams.seed)
+        if kept is not None:
+            self._halves = xp.take(self._halves, problem.to_device(kept.astype(np.int64)), axis=0)
+        change = game.rows_of(self._change, samples)
+        halves = self._of(design.masks, samples)
+        share = problem.to_device(design.masks.mean(axis=1)[None, :, None] - 0.5, like=change)
+        half = halves - share * change
+        beyond = game.weighted(design.estimate, half)
+        left = half - game.weighted(design.centred, beyond)
+        error = xp.sqrt(game.weighted(design.spread, left * left))
+        return change / players + beyond, error
+
+    def _of(self, masks: np.ndarray[Any, Any], samples: list[int]) -> Any:
+        """Half the difference of the worths of each pair, (samples, pairs, outputs)."""
+        game, xp = self._game, self._game.problem.xp
+        keys = [row.tobytes() for row in np.packbits(masks, axis=1)]
+        fresh = [place for place, key in enumerate(keys) if key not in self._seen]
+        if fresh:
+            new, count = masks[fresh], len(fresh)
+            both = np.concatenate([new, ~new])
+            worth = game.worth(partial(np.take, both, axis=0), 2 * count, samples)
+            halves = (worth[:, :count, ...] - worth[:, count:, ...]) * 0.5
+            for place in fresh:
+                self._seen[keys[place]] = len(self._seen)
+            self._halves = halves if self._halves is None else xp.concat([self._halves, halves], axis=1)
+        places = np.array([self._seen[key] for key in keys], dtype=np.int64)
+        if len(places) == int(self._halves.shape[1]) and np.array_equal(places, np.arange(len(places))):
+            return self._halves
+        return xp.take(self._halves, game.problem.to_device(places), axis=1)
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class _Walks(_Sampled, abstract=True):
+    """Base of methods that add features one by one, in random orders."""
+
+    _both_ways: ClassVar[bool] = False
+
+    def orders(self, game: Game, count: int) -> np.ndarray[Any, Any]:
+        """That many orders of the features, (count, features); the first are the same for every count."""
+        return orders(game.count, count, game.problem.streams.seed)
+
+    def estimate(self, game: Game, empty: Any, change: Any) -> Estimate:
+        self.shuffle(game)
+        walker = _Walker(game, empty, change, self._both_ways, self.orders)
+        return sample(game.problem, walker, self.samples, self.tolerance, self.max_rows)
+
+    def shuffle(self, game: Game) -> None:
+        """Give each sample a design of its own."""
+        game.shuffle(SHUFFLE_PART)
+
+
+class _Walker:
+    """Steps of walks: each adds more orders to the running mean and sum of squared deviations."""
+
+    def __init__(self, game: Game, empty: Any, change: Any, both: bool, orders: Any) -> None:
+        self._game, self._empty, self._change = game, empty, change
+        self._both, self._orders = both, orders
+        self._count = 0
+        self._mean: Any = None
+        self._scatter: Any = None
+
+    def __call__(self, budget: int, samples: list[int], kept: Any) -> tuple[Any, Any]:
+        game = self._game
+        problem, players = game.problem, game.count
+        xp = problem.xp
+        if kept is not None and self._count:
+            place = problem.to_device(kept.astype(np.int64))
+            self._mean, self._scatter = (xp.take(array, place, axis=0) for array in (self._mean, self._scatter))
+        each = (2 if self._both else 1) * (players - 1)
+        count = max(1, budget // game.removal.size // each)
+        if count > self._count:
+            self._add(self._orders(game, count)[self._count :], samples)
+        variance = self._scatter / (self._count * max(1, self._count - 1))
+        error = xp.sqrt(variance) if self._count > 1 else variance * float("nan")
+        return self._mean, error
+
+    def _add(self, fresh: np.ndarray[Any, Any], samples: list[int]) -> None:
+        """Walk along more orders."""
+        game = self._game
+        problem, players = game.problem, game.count
+        xp, number = problem.xp, len(fresh)
+        ranks = np.argsort(fresh, axis=1)
+        steps = players - 1
+        ways = 2 if self._both else 1
+
+        def masks(numbers: Any) -> np.ndarray[Any, Any]:
+            walk, step = np.divmod(np.asarray(numbers), steps)
+            order, way = np.divmod(walk, ways)
+            place = ranks[order]
+            forward = place <= step[:, None]
+            return np.where((way == 0)[:, None], forward, place >= (players - 1 - step)[:, None])
+
+        worth = game.worth(masks, number * ways * steps, samples)
+        batch, outputs = len(samples), int(worth.shape[2])
+        worth = xp.reshape(worth, (batch, number * ways, steps, outputs))
+        empty = game.rows_of(self._empty, samples)[:, None, ...]
+        full = empty + game.rows_of(self._change, samples)[:, None, ...]
+        ends = [xp.broadcast_to(end, (batch, number * ways, 1, outputs)) for end in (empty, full)]
+        path = xp.concat([ends[0], worth, ends[1]], axis=2)
+        gains = path[:, :, 1:, :] - path[:, :, :-1, :]
+        both = np.stack([ranks, players - 1 - ranks], axis=1)[:, :ways].reshape(number * ways, players)
+        place = xp.broadcast_to(problem.to_device(both)[None, :, :, None], (batch, number * ways, players, outputs))
+        found = xp.reshape(xp.take_along_axis(gains, place, axis=2), (batch, number, ways, players, outputs))
+        found = xp.mean(found, axis=2)
+        centre = xp.mean(found, axis=1)
+        scatter = xp.sum((found - centre[:, None, ...]) ** 2, axis=1)
+        if self._mean is None:
+            self._mean, self._scatter, self._count = centre, scatter, number
+            return
+        before, total = self._count, self._count + number
+        shift = centre - self._mean
+        self._mean = self._mean + shift * (number / total)
+        self._scatter = self._scatter + scatter + shift * shift * (before * number / total)
+        self._count = total
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class PermutationSHAP(_Walks):
+    """Shapley values by walks along random orders, each there and back.
+
+    `values_i = mean over orders of v(before i, and i) - v(before i)`: features are added one by one in a random order, and
+    in the reverse of it. Each walk sums to `f(x)` minus the score with all features removed. Orders come from orthogonal
+    directions, which differ more than independent ones. `2 (p - 1)` model rows for each order, as many orders as fit
+    into `samples`, at least one; with one the standard error is not known. Exact where all coalitions fit into `samples`.
+
+    Source: Mitchell et al. 2022, arXiv:2104.12199; antithetic orders: Maleki 2015; Strumbelj and Kononenko 2014.
+
+    Parameters
+    ----------
+    samples
+        Perturbed model rows per input; with `tolerance`, the number to begin with.
+    features
+        What is removed together: `None` for single columns or tokens, and at most 64 tiles of an image; labels as an
+        integer array; or a rule, `xai.Patches`, `xai.Superpixels`, `xai.Spans`, `xai.Groups`, `xai.Elements`.
+    baseline
+        What removed features are filled with, as for `IntegratedGradients`.
+    background
+        Data instead of a baseline: a coalition's worth is the mean over its rows, each of which is a model row.
+    tolerance
+        Double the rows until no standard error exceeds this, in units of the score, or `max_rows` would be exceeded;
+        `details["converged"]` says of each input which it was.
+    max_rows
+        Most perturbed model rows per input; `None`: 16 times `samples`.
+    """
+
+    _both_ways: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class ShapleySampling(_Walks):
+    """Shapley values by walks along random orders.
+
+    `values_i = mean over orders of v(before i, and i) - v(before i)`, where features are added one by one. Each walk sums
+    to `f(x)` minus the score with all features removed. `p - 1` model rows for each order, as many as fit into
+    `samples`, at least one; with one the standard error is not known. Exact where all coalitions fit into `samples`.
+    `PermutationSHAP` needs fewer rows for the same accuracy on most models.
+
+    Source: Castro, Gomez and Tejada 2009, "Polynomial calculation of the Shapley value based on sampling".
+
+    Parameters
+    ----------
+    samples
+        Perturbed model rows per input; with `tolerance`, the number to begin with.
+    features
+        What is removed together: `None` for single columns or tokens, and at most 64 tiles of an image; labels as an
+        integer array; or a rule, `xai.Patches`, `xai.Superpixels`, `xai.Spans`, `xai.Groups`, `xai.Elements`.
+    baseline
+        What removed features are filled with, as for `IntegratedGradients`.
+    background
+        Data instead of a baseline: a coalition's worth is the mean over its rows, each of which is a model row.
+    tolerance
+        Double the rows until no standard error exceeds this, in units of the score, or `max_rows` would be exceeded;
+        `details["converged"]` says of each input which it was.
+    max_rows
+        Most perturbed model rows per input; `None`: 16 times `samples`.
+    """
