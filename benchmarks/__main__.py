@@ -83,18 +83,20 @@ def best_batch(case: models.Case, rows: int) -> int:
 def measure(case: models.Case, explainers: dict[str, xai.Explainer], repeats: int) -> list[Row]:
     rows = []
     for name, explainer in explainers.items():
-        found = explainer(case.model, case.x, target=case.target)
-        forward, backward = found.rows
-        limit = case.limit
+        limit, timed = case.limit, case
         if name in models.PASSES:
-            forward, backward = (passes * int(case.x.shape[0]) for passes in models.PASSES[name])
-            limit = case.rule_limit
-        batch = best_batch(case, forward)
+            # A run of the model on all inputs at once, on both sides.
+            timed, limit = case.several(), case.rule_limit
+            batch = int(timed.x.shape[0])
+            forward, backward = (passes * batch for passes in models.PASSES[name])
+        else:
+            forward, backward = explainer(case.model, case.x, target=case.target).rows
+            batch = best_batch(case, forward)
         functions = {
-            "ours": lambda e=explainer: case.wait(e(case.model, case.x, target=case.target).values),
+            "ours": lambda e=explainer, c=timed: c.wait(e(c.model, c.x, target=c.target).values),
             "loop": lambda f=forward, b=backward, n=batch: case.loop(f, b, n),
         }
-        peer = models.peer(case, name, explainer)
+        peer = models.peer(timed, name, explainer)
         if peer is not None:
             functions["peer"] = peer
         times = interleaved(functions, repeats)
