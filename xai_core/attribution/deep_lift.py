@@ -57,8 +57,8 @@ class Rescale(Rule):
         if op.step.name == "relu":
             # Of either side of the kink a quotient is exact, however small; at no difference there is no contribution.
             difference = x - start
-            ratio = (here.output - there.output) / difference
-            return [op.slope * xp.where(difference == 0, xp.zeros_like(ratio), ratio)]
+            found = op.slope * ((here.output - there.output) / difference)
+            return [xp.where(difference == 0, difference, found)]
         slope = op.pull_at([(x + start) / 2], xp.ones_like(op.output))[0]
         ratio = _quotient(xp, here.output - there.output, x - start, slope, xp.abs(x) + xp.abs(start))
         return [op.slope * ratio]
@@ -174,7 +174,7 @@ class Winner(Rule):
         flow = op.slope * change
         none = xp.zeros_like(flow)
         from_here = op.pull(xp.where(larger, flow, none))
-        from_there = op.pull_at(there.live, xp.where(larger, none, flow))
+        from_there = there.pull(xp.where(larger, none, flow))
         return [
             _quotient(xp, a + b, x - start, xp.zeros_like(x), xp.zeros_like(x))
             for a, b, x, start in zip(from_here, from_there, here.live, there.live, strict=True)
@@ -189,7 +189,7 @@ class Selected(Rule):
 
     def __call__(self, op: Operation) -> list[Any]:
         _, there = _compared(op)
-        chosen = zip(op.pull(op.slope), there.pull_at(there.live, op.slope), strict=True)
+        chosen = zip(op.pull(op.slope), there.pull(op.slope), strict=True)
         return [(a + b) / 2 for a, b in chosen]
 
 
@@ -271,6 +271,9 @@ _RULES: dict[str, Rule] = {
 }
 
 
+_CHOOSING = ("max_pool", "min_pool", "maximum", "minimum", "select")
+
+
 @dataclass(frozen=True)
 class LiftPlan(Plan):
     """The rules of DeepLIFT."""
@@ -285,11 +288,11 @@ class LiftPlan(Plan):
         return _RULES.get(step.kind)
 
     def wants_pullback(self, step: Step) -> bool:
-        return step.kind in LINEAR or step.kind in ("max_pool", "min_pool", "maximum", "minimum", "select")
+        return step.kind in LINEAR or step.kind in _CHOOSING
 
     def start(self, program: Program, net: Any, leaves: Sequence[Any]) -> Tape:
-        """The reference run, of which only the values are wanted."""
-        return forward(program, net.backend, leaves, lambda step: False)
+        """The reference run, of which values are wanted, and what was chosen."""
+        return forward(program, net.backend, leaves, lambda step: step.kind in _CHOOSING)
 
 
 @dataclass(frozen=True)
