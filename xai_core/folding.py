@@ -146,7 +146,7 @@ class _Chain:
             self.waiting.append(step)
             return True
         if step.kind == "negate":
-            self._accept(step, lambda xp, inputs: -1.0, lambda xp, inputs, before: -before)
+            self._accept(step, lambda xp, inputs: -1.0, _negated)
             return True
         if step.kind not in ("scale", "shift") or self.graph.shapes[step.inputs[step.live[0]]] != shape:
             return False
@@ -236,19 +236,29 @@ def _run_folded(xp: Any, facts: Mapping[str, Any], *inputs: Any) -> Sequence[Any
 
 def folded_bias(xp: Any, facts: Mapping[str, Any], inputs: Sequence[Any], like: Any) -> Any:
     """What is added to the weighted sum, in the dtype of `like`; `None` for nothing."""
-    return None if facts["offset"] is None else _as(xp, facts["offset"](xp, inputs), like)
+    offset = None if facts["offset"] is None else facts["offset"](xp, inputs)
+    if offset is None or hasattr(offset, "shape"):
+        return _as(xp, offset, like)
+    return xp.asarray(offset, dtype=like.dtype, device=getattr(like, "device", None))
 
 
 def folded_weight(xp: Any, facts: Mapping[str, Any], inputs: Sequence[Any]) -> Any:
     """Weights of a folded linear step, constant factors behind it included."""
-    weight, factor = inputs[facts["weight"]], facts["factor"]
-    return weight if factor is None else facts["scaled"](xp, weight, _as(xp, factor(xp, inputs), weight))
+    weight = inputs[facts["weight"]]
+    if facts["factor"] is None:
+        return weight
+    factor = _as(xp, facts["factor"](xp, inputs), weight)
+    return facts["scaled"](xp, weight, factor) if len(getattr(factor, "shape", ())) else weight * factor
 
 
 def _as(xp: Any, array: Any, like: Any) -> Any:
     """The array in the dtype of another one: batch norm of halves often computes in single precision."""
     dtypes = getattr(array, "dtype", None), getattr(like, "dtype", None)
     return array if None in dtypes or dtypes[0] == dtypes[1] else xp.astype(array, dtypes[1])
+
+
+def _negated(xp: Any, inputs: Sequence[Any], before: Any) -> Any:
+    return None if before is None else -before
 
 
 def _times(xp: Any, weight: Any, factor: Any) -> Any:
@@ -261,7 +271,7 @@ def _product(factors: Sequence[Affine], xp: Any, inputs: Sequence[Any]) -> Any:
     for factor in factors:
         own = factor(xp, inputs)
         found = _as(xp, found, own) * own
-    return found if hasattr(found, "shape") else xp.asarray(found)
+    return found
 
 
 def _offset(offsets: Sequence[Callable[[Any, Sequence[Any], Any], Any]], xp: Any, inputs: Sequence[Any]) -> Any:

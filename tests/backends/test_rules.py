@@ -505,3 +505,51 @@ def test_a_rule_of_ones_own(kind):
     wanted = literal.lrp("dense", x, TARGET, [lambda *a: literal.w_square(*a) / 2] * 3)
     assert_close(found.values, wanted, relative=1e-5)
     assert len(found.coverage["Halves"]) == 3
+
+
+# What belongs to a linear operation
+
+
+def two_layers(kind, first, bias, second, around):
+    """Dense, `around` what comes of it, relu, dense."""
+    if kind == "modules":
+
+        class Net(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.first, self.bias, self.second = (
+                    torch.nn.Parameter(torch.from_numpy(each.copy())) for each in (first, bias, second)
+                )
+
+            def forward(self, x):
+                return torch.relu(around(x @ self.first + self.bias)) @ self.second
+
+        return Net().eval()
+    if kind == "nnx":
+        return lambda x: jax.nn.relu(around(x @ first + bias)) @ second
+    weights = [tf.Variable(each) for each in (first, bias, second)]
+    return lambda x: tf.nn.relu(around(x @ weights[0] + weights[1])) @ weights[2]
+
+
+AROUND = {
+    "product": (lambda z: z * 2.0, 2.0, 0.0),
+    "quotient": (lambda z: z / 4.0, 0.25, 0.0),
+    "sign": (lambda z: -z, -1.0, 0.0),
+    "summand": (lambda z: z + 2.0, 1.0, 2.0),
+    "all": (lambda z: 1.0 - (z - 2.0) * 3.0, -3.0, 7.0),
+}
+
+
+@pytest.mark.parametrize("kind", FRAMEWORKS)
+@pytest.mark.parametrize("spelled", AROUND)
+def test_numbers_belong_to_the_linear_operation_before_them(spelled, kind):
+    around, factor, summand = AROUND[spelled]
+    rng = np.random.default_rng(8)
+    first, bias, second = (rng.normal(size=shape).astype("float32") for shape in ((5, 6), (6,), (6, 3)))
+    x = array(kind, rulenets.inputs("dense"))
+    model = two_layers(kind, first, bias, second, around)
+    factor, summand = np.float32(factor), np.float32(summand)
+    plain = two_layers(kind, first * factor, bias * factor + summand, second, lambda z: z)
+    for explainer in (xai.LRP(rules="gamma"), xai.LRP(rules="alpha2_beta1"), xai.DeepLIFT(rule="reveal_cancel")):
+        found, wanted = (explainer(each, x, target=TARGET) for each in (model, plain))
+        assert_close(found.values, np.asarray(wanted.values), relative=2e-4)
