@@ -37,7 +37,7 @@ from xai_core.attribution.occlusion import Occlusion
 from xai_core.attribution.path import ExpectedGradients, IntegratedGradients
 from xai_core.attribution.rule_cams import LIFTCAM, GuidedGradCAM, RelevanceCAM
 from xai_core.attribution.ruled import graph
-from xai_core.attribution.shapley import ExactSHAP, KernelSHAP, PermutationSHAP, ShapleySampling
+from xai_core.attribution.shapley import ExactSHAP, KernelSHAP, PartitionSHAP, PermutationSHAP, ShapleySampling
 from xai_core.baselines import Baseline, Blur, Mean, Noise, Sample, Zero
 from xai_core.errors import (
     BackendError,
@@ -131,6 +131,7 @@ __all__ = [
     "Occlusion",
     "OptionError",
     "OutputError",
+    "PartitionSHAP",
     "Patches",
     "PermutationSHAP",
     "RelevanceCAM",

@@ -109,8 +109,16 @@ def test_rows_are_counted(method):
     assert (found.rows[1] > 0) == method.explainer.uses_gradients()
 
 
+STRUCTURED = ("ExpectedGradients", "ExactSHAP background", "ExactSHAP features", "FeatureAblation")
+"""Options that have the structure of the inputs; given so in tests of their own."""
+
+
 @pytest.mark.parametrize("kind", ["tuple", "dict", "nested"])
-@pytest.mark.parametrize("method", [m for m in methods() if m.name != "ExpectedGradients"], ids=str)
+@pytest.mark.parametrize(
+    "method",
+    [m for m in methods() if m.name not in STRUCTURED],
+    ids=str,
+)
 def test_structured_inputs_equal_one_array(method, kind):
     """Split into two inputs, a table's explanation is split the same way; noise is drawn for each input."""
     held = weights(dtype="float64")

@@ -93,6 +93,16 @@ def occlusion(net, x, target, window, stride, baseline):
     return total / count
 
 
+def feature_ablation(net, x, target, labels, baseline):
+    """Score lost when the elements of one feature are replaced; elements with a negative label are in none."""
+    out, whole = np.zeros(x.shape), score(net, x, target)
+    for label in range(int(labels.max()) + 1):
+        inside = np.broadcast_to(labels == label, x.shape)
+        lost = whole - score(net, np.where(inside, baseline, x.astype(np.float64)), target)
+        out[inside] = np.broadcast_to(lost.reshape((-1,) + (1,) * (x.ndim - 1)), x.shape)[inside]
+    return out
+
+
 def guided_integrated_gradients(net, x, target, baseline, steps, fraction, distance):
     """Algorithm 1 of Kapishnikov et al. 2021, one sample at a time, with its loops."""
     out = []

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import literal
+import literal_shapley
 import numpy as np
 
 import xai_core as xai
@@ -117,4 +118,28 @@ def methods(features: int = 6) -> list[Method]:
             lambda net, x, t: literal.smooth_taylor(net, x, t, _normal(x, 6), 0.4),
         )
     )
+    rows += _shapley(features)
     return rows
+
+
+def _shapley(features: int) -> list[Method]:
+    data, pairs = background(features), np.arange(features) // 2
+    tree = ((0, 1), tuple(range(2, features)))
+
+    def oracle(solve: Any, fillings: Any = 0.25, labels: Any = None) -> Callable[..., np.ndarray]:
+        return lambda net, x, t: literal_shapley.explained(solve, net, x, t, fillings, labels)
+
+    owen = lambda worth, players: literal_shapley.owen(worth, tree, players)  # noqa: E731
+    exact, each = literal_shapley.shapley, {"baseline": 0.25}
+    return [
+        Method("ExactSHAP", xai.ExactSHAP(**each), oracle(exact)),
+        Method("ExactSHAP background", xai.ExactSHAP(background=data), oracle(exact, data)),
+        Method("ExactSHAP features", xai.ExactSHAP(features=pairs, **each), oracle(exact, labels=pairs)),
+        Method("KernelSHAP enumerated", xai.KernelSHAP(samples=2**features, **each), oracle(exact)),
+        Method("PartitionSHAP", xai.PartitionSHAP(hierarchy=tree, **each), oracle(owen)),
+        Method(
+            "FeatureAblation",
+            xai.FeatureAblation(features=np.maximum(np.arange(features) - 1, -1), baseline=0.5),
+            lambda net, x, t: literal.feature_ablation(net, x, t, np.maximum(np.arange(features) - 1, -1), 0.5),
+        ),
+    ]

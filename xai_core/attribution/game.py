@@ -88,7 +88,7 @@ class Game:
         self.problem = problem
         self.features = features
         self.removal = removal
-        self._labels: dict[bool, list[Any]] = {}
+        self._labels: list[Any] = []
         self._orders: np.ndarray[Any, Any] | None = None
 
     @classmethod
@@ -113,14 +113,18 @@ class Game:
         each.
         """
         streams = self.problem.streams
-        self._orders = np.stack(
-            [streams.generator(row, 0, part).permutation(self.count) for row in range(self.problem.batch)]
+        self.arrange(
+            np.stack([streams.generator(row, 0, part).permutation(self.count) for row in range(self.problem.batch)])
         )
+
+    def arrange(self, columns: np.ndarray[Any, Any]) -> None:
+        """Say which column of a coalition each feature has, (batch, features)."""
+        self._orders = columns
+        self._labels = []
 
     def _placed(self) -> list[Any]:
         """Labels on the device: for each element its column of a coalition, the last for what is never removed."""
-        shuffled = self._orders is not None
-        if shuffled not in self._labels:
+        if not self._labels:
             found = []
             for host in self.features.labels:
                 if self._orders is not None:
@@ -129,8 +133,8 @@ class Game:
                     moved = np.take_along_axis(self._orders, np.maximum(flat, 0), axis=1)
                     host = np.where(flat < 0, -1, moved).reshape(wide.shape)
                 found.append(self.problem.to_device(np.where(host < 0, self.count, host).astype(np.int64)))
-            self._labels[shuffled] = found
-        return self._labels[shuffled]
+            self._labels = found
+        return self._labels
 
     def full(self) -> Any:
         """Worth of the coalition of all: the score itself, (batch, 1, outputs)."""
@@ -256,12 +260,25 @@ def ignores_input(problem: Problem, removal: Removal) -> bool:
     attempts = [] if removal.shared else [removal.arrays]
     probes = []
     for position, leaf in enumerate(problem.varied):
-        shape = tuple(leaf.shape)
+        shape, frame = tuple(leaf.shape), problem.bound.frame_of(position)
+        if frame is not None and frame.coded:
+            # Categories have no values but those that are in the data.
+            pool = xp.concat([leaf, removal.arrays[position]], axis=0)
+            probes.append([_drawn(problem, pool, draw, position) for draw in range(_PROBES)])
+            continue
         normal = problem.streams.normal(range(shape[0]), range(_PROBES), shape[1:], part=position)
         probes.append([xp.astype(problem.to_device(normal[:, d], like=leaf), leaf.dtype) for d in range(_PROBES)])
     attempts += [[probe[draw] for probe in probes] for draw in range(_PROBES)]
     constant = problem.leaves[len(probes) :]
     return all(bool(np.all(problem.to_host(problem.scores([*leaves, *constant]) == score))) for leaves in attempts)
+
+
+def _drawn(problem: Problem, pool: Any, draw: int, part: int) -> Any:
+    """Rows (batch, columns) of which each column is that of some row of the pool."""
+    size, columns = tuple(pool.shape)
+    generators = [problem.streams.generator(row, draw, part) for row in range(problem.batch)]
+    picked = np.stack([source.integers(size, size=columns) for source in generators])
+    return problem.xp.take_along_axis(pool, problem.to_device(picked), axis=0)
 
 
 def _with_fixed(present: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -12,11 +12,13 @@ import numpy as np
 from xai_core.attribution.base import Attribution, Explainer, positive_int
 from xai_core.attribution.game import Game
 from xai_core.attribution.sampling import Estimate, check_sampling, sample
+from xai_core.baselines import spatial_axes
 from xai_core.coalitions import orders, regression, subsets, weights_of_sizes
 from xai_core.errors import OptionError
+from xai_core.hierarchy import by_place, halved, nested_orders, owen_contexts, owen_rows, tree_of
 from xai_core.problem import Problem, independent
 
-__all__ = ["ExactSHAP", "KernelSHAP", "PermutationSHAP", "ShapleySampling"]
+__all__ = ["ExactSHAP", "KernelSHAP", "PartitionSHAP", "PermutationSHAP", "ShapleySampling"]
 
 _ENUMERABLE = 24
 SHUFFLE_PART = 3_000_000
@@ -29,6 +31,8 @@ class _Shapley(Explainer, abstract=True):
 
     differentiates: ClassVar[bool] = False
     explains_all: ClassVar[bool] = True
+    enumerates: ClassVar[bool] = False
+    """Whether all coalitions are evaluated where the budget is enough."""
 
     features: Any = None
     baseline: Any = 0.0
@@ -41,7 +45,7 @@ class _Shapley(Explainer, abstract=True):
         sampled, rows = type(self).stochastic, game.removal.size << min(game.count, 62)
         if game.count == 1:
             found = Estimate(change, xp.zeros_like(change))
-        elif sampled and rows - 2 * game.removal.size <= self.budget():
+        elif self.enumerates and rows - 2 * game.removal.size <= self.budget():
             values = enumerated(game, empty, change)
             found = Estimate(values, xp.zeros_like(values))
         else:
@@ -74,7 +78,7 @@ def enumerated(game: Game, empty: Any, change: Any) -> Any:
     xp, total = problem.xp, 1 << players
     by_size = weights_of_sizes(players)
     # The worth of all, for which each player is the last one that comes.
-    values = xp.broadcast_to(change * by_size[players - 1], (problem.batch, players, int(change.shape[2])))
+    values = xp.broadcast_to(change * float(by_size[players - 1]), (problem.batch, players, int(change.shape[2])))
     width = min(total - 2, _CHUNK)
     for start in range(1, total - 1, width):
         numbers = np.arange(start, start + width)
@@ -137,6 +141,7 @@ class _Sampled(_Shapley, abstract=True):
     """Base of the Shapley methods that evaluate a part of all coalitions, or all where `samples` are enough."""
 
     stochastic: ClassVar[bool] = True
+    enumerates: ClassVar[bool] = True
 
     samples: int = 2048
     tolerance: float | None = None
@@ -243,18 +248,12 @@ class _Walks(_Sampled, abstract=True):
 
     _both_ways: ClassVar[bool] = False
 
-    def orders(self, game: Game, count: int) -> np.ndarray[Any, Any]:
-        """That many orders of the features, (count, features); the first are the same for every count."""
-        return orders(game.count, count, game.problem.streams.seed)
-
     def estimate(self, game: Game, empty: Any, change: Any) -> Estimate:
-        self.shuffle(game)
-        walker = _Walker(game, empty, change, self._both_ways, self.orders)
-        return sample(game.problem, walker, self.samples, self.tolerance, self.max_rows)
-
-    def shuffle(self, game: Game) -> None:
-        """Give each sample a design of its own."""
         game.shuffle(SHUFFLE_PART)
+        walker = _Walker(
+            game, empty, change, self._both_ways, partial(orders, game.count, seed=game.problem.streams.seed)
+        )
+        return sample(game.problem, walker, self.samples, self.tolerance, self.max_rows)
 
 
 class _Walker:
@@ -277,9 +276,11 @@ class _Walker:
         each = (2 if self._both else 1) * (players - 1)
         count = max(1, budget // game.removal.size // each)
         if count > self._count:
-            self._add(self._orders(game, count)[self._count :], samples)
-        variance = self._scatter / (self._count * max(1, self._count - 1))
-        error = xp.sqrt(variance) if self._count > 1 else variance * float("nan")
+            self._add(self._orders(count=count)[self._count :], samples)
+        # Few walks know little of their own variance: scaled so that errors over it have variance one, as of Student's t.
+        free = self._count - 1
+        factor = free / (free - 2) if free > 2 else float("nan")
+        error = xp.sqrt(self._scatter * (factor / (self._count * max(1, free))))
         return self._mean, error
 
     def _add(self, fresh: np.ndarray[Any, Any], samples: list[int]) -> None:
@@ -329,7 +330,8 @@ class PermutationSHAP(_Walks):
     `values_i = mean over orders of v(before i, and i) - v(before i)`: features are added one by one in a random order, and
     in the reverse of it. Each walk sums to `f(x)` minus the score with all features removed. Orders come from orthogonal
     directions, which differ more than independent ones. `2 (p - 1)` model rows for each order, as many orders as fit
-    into `samples`, at least one; with one the standard error is not known. Exact where all coalitions fit into `samples`.
+    into `samples`, at least one; with less than four the standard error is not known. Exact where all coalitions fit into
+    `samples`.
 
     Source: Mitchell et al. 2022, arXiv:2104.12199; antithetic orders: Maleki 2015; Strumbelj and Kononenko 2014.
 
@@ -360,7 +362,8 @@ class ShapleySampling(_Walks):
 
     `values_i = mean over orders of v(before i, and i) - v(before i)`, where features are added one by one. Each walk sums
     to `f(x)` minus the score with all features removed. `p - 1` model rows for each order, as many as fit into
-    `samples`, at least one; with one the standard error is not known. Exact where all coalitions fit into `samples`.
+    `samples`, at least one; with less than four the standard error is not known. Exact where all coalitions fit into
+    `samples`.
     `PermutationSHAP` needs fewer rows for the same accuracy on most models.
 
     Source: Castro, Gomez and Tejada 2009, "Polynomial calculation of the Shapley value based on sampling".
@@ -382,3 +385,84 @@ class ShapleySampling(_Walks):
     max_rows
         Most perturbed model rows per input; `None`: 16 times `samples`.
     """
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class PartitionSHAP(_Walks):
+    """Owen values: Shapley values of features that form coalitions along a hierarchy before they join with others.
+
+    `values_i = E[v(C, and i) - v(C)]` where `C` is random: at each step of the hierarchy above `i`, its siblings come before
+    it or not, as in a random order of them. Of the features of a part either all or none are there when another part is
+    explained, so that a sentence or a region is taken apart only inside itself. The values of a part sum to its own
+    value, and all to `f(x)` minus the score with all features removed.
+
+    Exact where the coalitions that a hierarchy needs fit into `samples`: about `4/3 p^2` for `p` features in halves of
+    halves. Otherwise walks along random orders that keep parts together, each there and back, `2 (p - 1)` rows each.
+
+    Source: Owen 1977, "Values of games with a priori unions"; the hierarchy of an image: Lundberg's shap,
+    `PartitionExplainer`.
+
+    Parameters
+    ----------
+    samples
+        Perturbed model rows per input; with `tolerance`, the number to begin with.
+    hierarchy
+        Nested sequences of features by number or name, `((0, 1), (2, (3, 4)))`, or a linkage matrix of SciPy. `None`:
+        features that lie near one another, halved again and again; columns of a table in their order.
+    features
+        What is removed together: `None` for single columns or tokens, and at most 64 tiles of an image; labels as an
+        integer array; or a rule, `xai.Patches`, `xai.Superpixels`, `xai.Spans`, `xai.Groups`, `xai.Elements`.
+    baseline
+        What removed features are filled with, as for `IntegratedGradients`.
+    background
+        Data instead of a baseline: a coalition's worth is the mean over its rows, each of which is a model row.
+    tolerance
+        Double the rows until no standard error exceeds this, in units of the score, or `max_rows` would be exceeded;
+        `details["converged"]` says of each input which it was.
+    max_rows
+        Most perturbed model rows per input; `None`: 16 times `samples`.
+    """
+
+    enumerates: ClassVar[bool] = False
+    _both_ways: ClassVar[bool] = True
+
+    hierarchy: Any = None
+
+    def estimate(self, game: Game, empty: Any, change: Any) -> Estimate:
+        tree = halved(0, game.count) if self.hierarchy is None else tree_of(self.hierarchy, game.features.names)
+        if self.hierarchy is None:
+            game.arrange(_neighbours(game))
+        if owen_rows(tree) * game.removal.size <= self.budget():
+            members, weights = owen_contexts(tree, game.count)
+            # All and none are known.
+            inner = np.flatnonzero(members.any(axis=1) & ~members.all(axis=1))
+            whole = weights[:, members.all(axis=1)]
+            worth = game.worth(partial(np.take, members[inner], axis=0), len(inner)) - empty
+            values = game.weighted(weights[:, inner], worth) + game.weighted(whole, change)
+            return Estimate(values, game.problem.xp.zeros_like(values))
+        walk = partial(nested_orders, tree, seed=game.problem.streams.seed)
+        walker = _Walker(game, empty, change, True, walk)
+        return sample(game.problem, walker, self.samples, self.tolerance, self.max_rows)
+
+
+def _neighbours(game: Game) -> np.ndarray[Any, Any]:
+    """Column of each feature (batch, features) such that features near one another have columns near one another."""
+    problem, players = game.problem, game.count
+    found = np.empty((problem.batch, players), dtype=np.int64)
+    for row in range(problem.batch):
+        centres = np.zeros((players, 0))
+        for host, leaf in zip(game.features.labels, problem.varied, strict=True):
+            axes = spatial_axes(problem, leaf)
+            own = host[min(row, host.shape[0] - 1)]
+            flat = own.reshape(-1)
+            inside = flat >= 0
+            size = np.maximum(np.bincount(flat[inside], minlength=players), 1)
+            for axis in axes:
+                wide = [1] * own.ndim
+                wide[axis - 1] = own.shape[axis - 1]
+                place = np.broadcast_to(np.arange(own.shape[axis - 1]).reshape(wide), own.shape).reshape(-1)
+                centre = np.bincount(flat[inside], weights=place[inside], minlength=players) / size
+                centres = np.concatenate([centres, centre[:, None]], axis=1)
+        order = by_place(centres) if centres.shape[1] else np.arange(players)
+        found[row, order] = np.arange(players)
+    return found
