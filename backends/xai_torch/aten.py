@@ -181,7 +181,7 @@ def _to(a: Any, *, dtype: torch.dtype) -> Any:
 
 
 def _moved(a: Any, *, device: torch.device) -> Any:
-    return a.to(device)
+    return a if a.is_meta else a.to(device)
 
 
 def _part(op: Any, options: Any, index: int, a: Any) -> Any:

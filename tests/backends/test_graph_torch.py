@@ -189,7 +189,9 @@ def arithmetic(x, y):
     made = torch.add(x, y, alpha=2) - torch.sub(x, 3, alpha=0.5) + (1 - x) + 2 / x + x / y + x**2 + 2**x + x**y
     made = made + torch.rsub(x, y, alpha=3) + torch.addcmul(x, x, y, value=0.5) + torch.addcdiv(x, x, y, value=0.3)
     made = made + torch.lerp(x, y, 0.3) + torch.minimum(x, y) + torch.maximum(x, torch.tensor(0.3)) + x.floor()
-    made = made + x.to(torch.int32).to(x.dtype) + x.float().double() - torch.zeros_like(x) + torch.full_like(x, 3.0)
+    made = (
+        made + x.to("cpu", torch.int32).to(x.dtype) + x.float().double() - torch.zeros_like(x) + torch.full_like(x, 3.0)
+    )
     return made + x.sqrt() * y.rsqrt() + torch.atan2(x, y) + torch.div(x, y, rounding_mode="floor")
 
 
