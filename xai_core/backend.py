@@ -65,6 +65,8 @@ class Backend(ABC):
     compiles: ClassVar[bool] = False
     """Whether `compile` specialises on shapes; if so, callers keep the shapes of repeated calls constant."""
     differentiable: ClassVar[bool] = True
+    takes_frames: ClassVar[bool] = False
+    """Whether models are called with DataFrames where they are given DataFrames, instead of arrays."""
     channel_axis: ClassVar[int] = -1
     """Channel axis of image inputs where the model does not say otherwise."""
     elements_per_call: ClassVar[int] = 3 * 2**16

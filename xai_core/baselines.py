@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from xai_core.errors import BaselineError, InputError, describe
+from xai_core.frames import is_frame
 from xai_core.problem import Problem
-from xai_core.structure import flatten
+from xai_core.structure import Structure, flatten
 
 __all__ = ["Baseline", "Blur", "Mean", "Noise", "Sample", "Zero", "resolve_background", "resolve_baseline"]
 
@@ -159,25 +160,47 @@ def resolve_baseline(problem: Problem, baseline: Any) -> list[Any]:
         return [*found, *problem.leaves[1:]]
     structure = problem.bound.structure
     if callable(baseline) and not isinstance(baseline, Baseline):
-        baseline = baseline(structure.rebuild(problem.leaves))
-    if isinstance(baseline, Baseline):
-        parts: Sequence[Any] = [baseline.make(problem, position) for position in range(len(problem.leaves))]
+        baseline = baseline(problem.bound.given(problem.leaves))
+    if any(problem.bound.frames):
+        parts: Sequence[Any] = _placed(baseline, structure)
     elif isinstance(baseline, (tuple, list, dict)):
         parts, given = flatten(baseline)
         if given.names != structure.names:
-            raise BaselineError(
-                "`baseline` must have the structure of the inputs.",
-                received=describe(baseline),
-                fix="baseline=0.0 applies to all inputs.",
-            )
+            raise _other_structure(baseline)
     else:
         parts = [baseline] * len(problem.leaves)
     return [_broadcast(problem, part, position) for position, part in enumerate(parts)]
 
 
+def _placed(baseline: Any, structure: Structure) -> list[Any]:
+    """The part of a baseline for each input where some are DataFrames, for which a dict may be one row."""
+    found = []
+    for path in structure.names:
+        part = baseline
+        for depth, key in enumerate(path):
+            if isinstance(part, (tuple, list, dict)):
+                beside = {other[depth] for other in structure.names if other[:depth] == path[:depth]}
+                keys = set(part) if isinstance(part, dict) else set(range(len(part)))
+                if keys != beside:
+                    raise _other_structure(baseline)
+                part = part[key]
+        found.append(part)
+    return found
+
+
+def _other_structure(baseline: Any) -> BaselineError:
+    return BaselineError(
+        "`baseline` must have the structure of the inputs.",
+        received=describe(baseline),
+        fix="baseline=0.0 applies to all inputs.",
+    )
+
+
 def _broadcast(problem: Problem, part: Any, position: int) -> Any:
     xp, leaf = problem.xp, problem.leaves[position]
-    label = problem.bound.structure.label(position)
+    label, frame = problem.bound.structure.label(position), problem.bound.frame_of(position)
+    if frame is not None and not isinstance(part, Sample):
+        part = frame.fill(part, "baseline")
     if isinstance(part, Baseline):
         part = part.make(problem, position)
     original, shape = part, tuple(leaf.shape)
@@ -235,6 +258,9 @@ def resolve_background(problem: Problem, background: Any) -> list[Any]:
         )
     out = []
     for position, (row, leaf) in enumerate(zip(rows, problem.leaves, strict=True)):
+        frame = problem.bound.frame_of(position)
+        if frame is not None and (frame.coded or is_frame(row)):
+            row = frame.encode(row, "background")
         shape, expected = tuple(getattr(row, "shape", ())), tuple(leaf.shape)
         if len(shape) != len(expected) or shape[1:] != expected[1:] or shape[0] == 0:
             raise BaselineError(

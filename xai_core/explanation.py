@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xai_core.errors import InputError, XaiError, describe
+from xai_core.errors import BackendError, InputError, XaiError, describe
+from xai_core.frames import is_frame
 from xai_core.layers import Layer, parse
 from xai_core.structure import flatten
 
@@ -113,7 +114,7 @@ class Explanation:
         return f"Explanation({self.explainer!r}, values {shapes}, rows {self.rows})"
 
     def numpy(self) -> Explanation:
-        """The same with all arrays as NumPy arrays."""
+        """The same with all arrays as NumPy arrays; DataFrames stay."""
         parts = {name: _map_arrays(getattr(self, name)) for name in _ARRAYS}
         features = self.features
         if features is not None:
@@ -121,7 +122,14 @@ class Explanation:
             features = dataclasses.replace(features, **arrays)
         return dataclasses.replace(self, features=features, **parts)
 
-    def plot(self, path: str | Path | None = None, *, samples: int | None = None, names: Any = None) -> Any:
+    def plot(
+        self,
+        path: str | Path | None = None,
+        *,
+        samples: int | None = None,
+        names: Any = None,
+        output: int | None = None,
+    ) -> Any:
         """Draw input and attributions of each sample: heat for images and words, bars for tables, lines for signals.
 
         Parameters
@@ -132,6 +140,8 @@ class Explanation:
             How many samples to draw, from the first; default: at most eight.
         names
             Names of features (tables); for token ids a function `id -> text`, or a list of texts for each sample.
+        output
+            Which output to draw, of explanations of all outputs.
 
         Returns
         -------
@@ -141,10 +151,108 @@ class Explanation:
         ------
         BackendError
             If matplotlib is not installed.
+        OptionError
+            If all outputs were explained and `output` does not say which to draw.
         """
         from xai_core.plotting import plot
 
-        return plot(self, path, samples=samples, names=names)
+        return plot(self, path, samples=samples, names=names, output=output)
+
+    def waterfall(
+        self,
+        path: str | Path | None = None,
+        *,
+        sample: int = 0,
+        most: int = 10,
+        output: int | None = None,
+        names: Any = None,
+    ) -> Any:
+        """Draw how the features of one sample lead from the score without them to its score.
+
+        Parameters
+        ----------
+        path
+            File to write; the suffix says which format.
+        sample
+            Which sample.
+        most
+            Features with a bar of their own; the others are summed up in one.
+        output
+            Which output to draw, of explanations of all outputs.
+        names
+            Names of the features, if not those of the explanation.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+
+        Raises
+        ------
+        OptionError
+            If the values are of a method that does not promise that they add up to the score.
+        InputError
+            If the explanation is neither of a table nor by features.
+        """
+        from xai_core.plotting import waterfall
+
+        return waterfall(self, path, sample=sample, most=most, output=output, names=names)
+
+    def beeswarm(
+        self, path: str | Path | None = None, *, most: int = 20, output: int | None = None, names: Any = None
+    ) -> Any:
+        """Draw the values of all samples, a line of dots for each feature, coloured by what the feature was.
+
+        Parameters are those of `waterfall`; `most` features are drawn, those with the largest mean magnitude.
+        """
+        from xai_core.plotting import beeswarm
+
+        return beeswarm(self, path, most=most, output=output, names=names)
+
+    def bar(
+        self,
+        path: str | Path | None = None,
+        *,
+        sample: int | None = None,
+        most: int = 20,
+        output: int | None = None,
+        names: Any = None,
+    ) -> Any:
+        """Draw the mean magnitude of each feature's values, or the values of one sample, with standard errors.
+
+        Parameters are those of `waterfall`; `sample=None` is all of them, or the only one.
+        """
+        from xai_core.plotting import bar
+
+        return bar(self, path, sample=sample, most=most, output=output, names=names)
+
+    def to_shap(self, *, names: Any = None, output_names: Any = None, elements: bool = False) -> Any:
+        """The same as `shap.Explanation`, for the plots of shap.
+
+        `values` are those of the features where features were removed, else of the elements, with the channels of images
+        last; `base_values` are the score minus the sum of the values, `data` what the features were: means for
+        features of several elements.
+
+        Parameters
+        ----------
+        names
+            As for `plot`: names of features; for token ids a function `id -> text`, or a list of texts for each sample.
+        output_names
+            Names of the outputs, where all were explained.
+        elements
+            Values of elements also where features were removed together, for `shap.plots.image`.
+
+        Returns
+        -------
+        shap.Explanation
+
+        Raises
+        ------
+        BackendError
+            If shap is not installed.
+        """
+        from xai_core.tables import to_shap
+
+        return to_shap(self, names, output_names, elements)
 
     def save(self, path: str | Path) -> None:
         """Write to one `.npz` file, readable by `xai.load` with no framework installed.
@@ -184,7 +292,9 @@ class Explanation:
         if self.residual is not None:
             rows.append(("residual", _brief(self.residual)))
         if self.features is not None and self.features.error is not None:
-            rows.append(("standard error, largest", f"{np.nanmax(to_host(self.features.error)):.3g}"))
+            known = to_host(self.features.error)
+            known = known[np.isfinite(known)]
+            rows.append(("standard error, largest", f"{known.max():.3g}" if known.size else "not known"))
         rows += [(name, _brief(value)) for name, value in self.details.items()]
         table = "".join(
             f"<tr><th style='text-align:left'>{html.escape(str(key))}</th>"
@@ -200,7 +310,7 @@ class Explanation:
 
         buffer = io.BytesIO()
         try:
-            figure = plot(self, None, samples=4, names=None)
+            figure = plot(self, None, samples=4, names=None, output=None)
         except XaiError as error:
             return f"<p>{html.escape(str(error))}</p>"
         figure.savefig(buffer, format="png", dpi=80)
@@ -267,6 +377,53 @@ def _brief(value: Any) -> str:
     return repr(value)
 
 
+def _encode_frame(frame: Any, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
+    return {
+        "kind": "frame",
+        "columns": [_encode(name, arrays) for name in frame.columns.tolist()],
+        "index": _encode_column(frame.index.to_series(), arrays),
+        "data": [_encode_column(frame.iloc[:, place], arrays) for place in range(frame.shape[1])],
+    }
+
+
+def _encode_column(column: Any, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
+    """A column as an array of a plain dtype, or as texts; categories with the numbers of the values."""
+    node: dict[str, Any] = {"dtype": str(column.dtype)}
+    if node["dtype"] == "category":
+        categories = column.cat.categories.to_series()
+        node |= {"categories": _encode_column(categories, arrays), "ordered": bool(column.cat.ordered)}
+        return node | {"values": _encode(column.cat.codes.to_numpy(), arrays)}
+    host = column.to_numpy()
+    if host.dtype.kind in "biufmM":
+        return node | {"values": _encode(host, arrays)}
+    plain = [None if missing else value for missing, value in zip(column.isna(), column, strict=True)]
+    kept = [value if isinstance(value, (bool, int, float, str)) or value is None else str(value) for value in plain]
+    return node | {"values": _encode(kept, arrays)}
+
+
+def _decode_frame(node: Any, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
+    try:
+        import pandas
+    except ImportError as error:
+        raise BackendError("This explanation is of a DataFrame.", fix="pip install pandas") from error
+    columns = [_decode(name, arrays) for name in node["columns"]]
+    index = pandas.Index(_decode_column(node["index"], arrays))
+    data = {place: _decode_column(column, arrays) for place, column in enumerate(node["data"])}
+    frame = pandas.DataFrame(data).set_axis(index, axis=0)
+    frame.columns = pandas.Index(columns)
+    return frame
+
+
+def _decode_column(node: Any, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
+    import pandas
+
+    values = _decode(node["values"], arrays)
+    if node["dtype"] == "category":
+        categories = _decode_column(node["categories"], arrays)
+        return pandas.Series(pandas.Categorical.from_codes(values, list(categories), ordered=node["ordered"]))
+    return pandas.Series(values, dtype=object if isinstance(values, list) else None).astype(node["dtype"])
+
+
 def _encode(value: Any, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
     """A JSON tree; arrays go to `arrays` and are named in it."""
     if _is_array(value):
@@ -277,6 +434,8 @@ def _encode(value: Any, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
             return {"kind": "bfloat16", "name": name}
         arrays[name] = host
         return {"kind": "array", "name": name}
+    if is_frame(value):
+        return _encode_frame(value, arrays)
     if value is None or isinstance(value, (bool, int, float, str)):
         return {"kind": "plain", "value": value}
     if isinstance(value, dict):
@@ -306,6 +465,8 @@ def _decode(node: Any, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
         return wide.view(np.float32)
     if kind in ("plain", "named"):
         return node["value"]
+    if kind == "frame":
+        return _decode_frame(node, arrays)
     if kind == "layer":
         return parse(node["value"])
     if kind == "dict":

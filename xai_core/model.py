@@ -25,6 +25,7 @@ from xai_core.errors import (
     XaiError,
     describe,
 )
+from xai_core.frames import Frame, is_frame, is_series, on_host
 from xai_core.graph import Graph
 from xai_core.layers import Layer, LayerTable, Reached, Tape, Visitor, find, parse, rows_first
 from xai_core.structure import Structure, flatten
@@ -161,7 +162,7 @@ class Model:
         leaves, structure = flatten(x)
         bound, native = bind(self, leaves, structure)
         with bound.running(native):
-            host = all(isinstance(leaf, np.ndarray) for leaf in leaves)
+            host = all(map(on_host, leaves))
             yield bound.at_neuron(None, native), native, bound.to_numpy if host else _same
 
 
@@ -285,6 +286,13 @@ def bind(model: Any, leaves: list[Any], structure: Structure) -> tuple[Bound, li
     """
     wrapped = model if isinstance(model, Model) else wrap(model)
     adapted = wrapped.adapted
+    frames = tuple(
+        Frame(leaf, structure.label(position)) if is_frame(leaf) else None for position, leaf in enumerate(leaves)
+    )
+    leaves = [
+        leaf if frame is None else frame.encode(leaf, structure.label(position))
+        for position, (leaf, frame) in enumerate(zip(leaves, frames, strict=True))
+    ]
     if adapted is None:
         backend = next((found for leaf in leaves if (found := backend_of_array(leaf)) is not None), None)
         if backend is None:
@@ -294,9 +302,28 @@ def bind(model: Any, leaves: list[Any], structure: Structure) -> tuple[Bound, li
                 fix="pass arrays of NumPy, JAX, PyTorch or TensorFlow, or say xai.wrap(function, backend=...).",
             )
         adapted = backend.adapt(wrapped.raw, wrapped.params)
+    if any(frames):
+        if adapted.backend.takes_frames:
+            adapted = replace(adapted, apply=partial(_apply_to_frames, adapted.apply, frames))
+        else:
+            leaves = [
+                leaf if frame is None else frame.numbers(leaf) for leaf, frame in zip(leaves, frames, strict=True)
+            ]
     native = [_to_native(adapted, leaf, structure.label(position)) for position, leaf in enumerate(leaves)]
     x = structure.rebuild(native)
-    return Bound(wrapped, adapted, structure, *adapted.read(x)), native
+    return Bound(wrapped, adapted, structure, *adapted.read(x), frames=frames), native
+
+
+def _apply_to_frames(apply: Callable[[Any, Any], Any], frames: Sequence[Frame | None], params: Any, x: Any) -> Any:
+    """Call a model with DataFrames where its inputs came as such."""
+    return apply(params, _decoded(x, frames))
+
+
+def _decoded(x: Any, frames: Sequence[Frame | None]) -> Any:
+    leaves, structure = flatten(x)
+    return structure.rebuild(
+        [leaf if frame is None else frame.decode(leaf) for leaf, frame in zip(leaves, frames, strict=True)]
+    )
 
 
 def _to_native(adapted: Adapted, leaf: Any, label: str) -> Any:
@@ -305,6 +332,12 @@ def _to_native(adapted: Adapted, leaf: Any, label: str) -> Any:
         return leaf
     if isinstance(leaf, np.ndarray):
         return backend.asarray(leaf, adapted.device)
+    if is_series(leaf):
+        raise InputError(
+            f"`{label}` must be a table, with a row for each sample.",
+            received=describe(leaf),
+            fix="one row of a DataFrame is df.iloc[[0]].",
+        )
     raise InputError(
         f"`{label}` must be an array of {backend.name} or NumPy, for this model runs on {backend.name}.",
         received=describe(leaf),
@@ -617,6 +650,7 @@ class Bound:
     params: Any
     static: Hashable
     layer: Layer | None = None
+    frames: tuple[Frame | None, ...] = ()
     _cache: _Compiled = field(init=False)
     _latest: _Latest = field(init=False)
 
@@ -647,6 +681,15 @@ class Bound:
         if len(shape) == 3 and self.model.channel_axis is None and self.adapted.sequence_axis is not None:
             axis = self.adapted.sequence_axis
         return axis % len(shape)
+
+    def frame_of(self, position: int) -> Frame | None:
+        """How the input leaf at `position` is written as numbers, if it came as a DataFrame."""
+        return self.frames[position] if self.layer is None and self.frames else None
+
+    def given(self, leaves: list[Any]) -> Any:
+        """Inputs as the model is called with them."""
+        x = self.structure.rebuild(leaves)
+        return _decoded(x, self.frames) if any(self.frames) and self.backend.takes_frames else x
 
     def to_native(self, array: Any) -> Any:
         """An array on the model's device: native arrays as they are, NumPy arrays copied."""

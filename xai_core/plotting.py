@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xai_core.errors import BackendError, InputError, describe
+from xai_core.errors import BackendError, InputError, OptionError
 from xai_core.explanation import to_host
 from xai_core.structure import flatten
+from xai_core.tables import Table, contents, is_text, select_output, table, token_texts
 
 if TYPE_CHECKING:
     from xai_core.explanation import Explanation
 
-__all__ = ["heat", "picture", "plot"]
+__all__ = ["bar", "beeswarm", "heat", "picture", "plot", "waterfall"]
 
 _Host = np.ndarray[Any, Any]
 _MOST_SAMPLES = 8
@@ -27,40 +29,36 @@ _LINE = 36
 """Characters per line of text."""
 
 
-def plot(explanation: Explanation, path: str | Path | None, *, samples: int | None, names: Any) -> Any:
+def plot(
+    explanation: Explanation, path: str | Path | None, *, samples: int | None, names: Any, output: int | None
+) -> Any:
     """Draw an explanation; see `Explanation.plot`."""
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise BackendError(
-            "Plots need matplotlib, which is not installed.", fix="pip install 'xai-core[plot]'"
-        ) from error
+    matplotlib = _matplotlib()
+    chosen = select_output(explanation, output)
     values, structure = flatten(explanation.values)
-    inputs = [to_host(leaf) for leaf in flatten(explanation.inputs)[0]]
-    hosts = [to_host(leaf).astype(np.float64) for leaf in values]
+    inputs = [contents(leaf) for leaf in flatten(explanation.inputs)[0]]
+    hosts = [to_host(leaf) if chosen is None else to_host(leaf)[..., chosen] for leaf in values]
+    hosts = [host.astype(np.float64) for host in hosts]
     count = min(len(hosts[0]), _MOST_SAMPLES if samples is None else samples)
     if count < 1:
         raise InputError("`samples` must be at least 1.", received=repr(samples), fix="samples=4")
     if len(hosts) != len(inputs):
         inputs = [_input_of(hosts[0], inputs)]
-    images = [_is_image(value) and not _is_text(value, given) for value, given in zip(hosts, inputs, strict=True)]
+    texts = [is_text(value, given) for value, given in zip(hosts, inputs, strict=True)]
+    images = [_is_image(value) and not text for value, text in zip(hosts, texts, strict=True)]
     columns = sum(2 if image else 1 for image in images)
-    text = all(_is_text(value, given) for value, given in zip(hosts, inputs, strict=True))
-    figure = Figure(figsize=(3.0 * columns + 0.6, (1.2 if text else 3.1) * count), layout="constrained")
-    # Notebooks show a figure by itself only if pyplot made it, and that would keep every one alive.
-    setattr(figure, "_repr_png_", partial(_png, figure))  # noqa: B010
+    figure = _figure(3.0 * columns + 0.6, (1.2 if all(texts) else 3.1) * count)
     axes = figure.subplots(count, columns, squeeze=False)
     colours = matplotlib.colormaps[_COLOURS]
     for row in range(count):
-        column = 0
+        column, title = 0, _title(explanation, row, chosen)
         for position, (value, given) in enumerate(zip(hosts, inputs, strict=True)):
             label = structure.label(position) if len(hosts) > 1 else ""
             axis = axes[row, column]
             if images[position]:
                 shown = picture(given[row], explanation.channel_axis)
                 axis.imshow(shown, cmap="gray" if shown.ndim == 2 else None)
-                axis.set_title(label or _title(explanation, row), fontsize=9)
+                axis.set_title(label or title, fontsize=9)
                 axis.set_axis_off()
                 heated = axes[row, column + 1]
                 map_ = heat(value[row], explanation.channel_axis)
@@ -69,15 +67,240 @@ def plot(explanation: Explanation, path: str | Path | None, *, samples: int | No
                 heated.set_axis_off()
                 figure.colorbar(drawn, ax=heated, fraction=0.046, pad=0.03)
                 column += 2
-            elif _is_text(value, given):
+            elif texts[position]:
                 per_token = value[row].reshape(given.shape[1], -1).sum(axis=1)
-                _draw_tokens(axis, per_token, _tokens(names, given[row], row), colours)
-                axis.set_title(" ".join(filter(None, (label, _title(explanation, row)))), fontsize=9)
+                _draw_tokens(axis, per_token, token_texts(names, given[row], row), colours)
+                axis.set_title(" ".join(filter(None, (label, title))), fontsize=9)
                 column += 1
             else:
-                _draw_vector(axis, value[row], names, colours)
-                axis.set_title(" ".join(filter(None, (label, _title(explanation, row)))), fontsize=9)
+                own = structure.columns_of(position) if names is None else names
+                _draw_vector(axis, value[row], own, colours)
+                axis.set_title(" ".join(filter(None, (label, title))), fontsize=9)
                 column += 1
+    return _saved(figure, path)
+
+
+def waterfall(
+    explanation: Explanation, path: str | Path | None, *, sample: int, most: int, output: int | None, names: Any
+) -> Any:
+    """How features lead to the score of one sample; see `Explanation.waterfall`."""
+    if explanation.residual is None:
+        raise OptionError(
+            "A waterfall shows values that add up to the score, and those of this method do not promise to.",
+            received=repr(explanation.explainer),
+            fix="explanation.bar(sample=0), or a Shapley method such as KernelSHAP.",
+        )
+    matplotlib = _matplotlib()
+    held = table(explanation, output, names)
+    row, kept = _sample(held, sample), _most(most)
+    values, score = held.values[row], float(held.score[row])
+    start = score - float(values.sum())
+    order = np.argsort(-np.abs(values), kind="stable")
+    shown = order if len(order) <= kept else order[: kept - 1]
+    steps = [(_with_value(held, row, place), float(values[place]), _error(held, row, place)) for place in shown]
+    if len(shown) < len(order):
+        steps.append((f"{len(order) - len(shown)} other features", float(values[order[len(shown) :]].sum()), np.nan))
+    figure = _figure(7.0, 0.42 * len(steps) + 1.3)
+    axis = figure.subplots()
+    colours, scale = matplotlib.colormaps[_COLOURS], float(np.max(np.abs(values))) or 1.0
+    level = start
+    # The smallest step comes first and lies at the bottom: the eye goes up from the score without features to the score.
+    for height, (_, value, error) in enumerate(reversed(steps)):
+        axis.barh(height, value, left=level, color=_colour(colours, value, scale), height=0.7)
+        _number(axis, level + value, height, value)
+        if np.isfinite(error):
+            axis.errorbar(level + value, height, xerr=error, color="0.2", linewidth=1.0, capsize=2.5)
+        axis.plot([level + value] * 2, [height - 0.35, height + 1.35], color="0.6", linewidth=0.6)
+        level += value
+    axis.axvline(start, color="0.6", linewidth=0.8, linestyle=":")
+    axis.set_yticks(range(len(steps)), [name for name, _, _ in reversed(steps)], fontsize=8)
+    axis.set_ylim(-0.6, len(steps) - 0.15)
+    axis.margins(x=0.14)
+    axis.set_xlabel(f"{held.what}: {start:.4g} without the features, {score:.4g} with them", fontsize=9)
+    axis.set_title(f"{_method(explanation)}, sample {row}", fontsize=9)
+    _bare(axis)
+    return _saved(figure, path)
+
+
+def bar(
+    explanation: Explanation, path: str | Path | None, *, sample: int | None, most: int, output: int | None, names: Any
+) -> Any:
+    """Values of one sample, or the mean magnitude over all, with errors; see `Explanation.bar`."""
+    matplotlib = _matplotlib()
+    held, kept = table(explanation, output, names), _most(most)
+    single = sample is not None or len(held.values) == 1
+    if single:
+        row = _sample(held, sample or 0)
+        values = held.values[row]
+        errors = np.full(len(values), np.nan) if held.error is None else held.error[row]
+        label = f"change of the {held.what}"
+        title = f"{_method(explanation)}, sample {row}"
+    else:
+        values = np.abs(held.values).mean(axis=0)
+        # Samples are estimated independently of each other.
+        errors = np.full(len(values), np.nan)
+        if held.error is not None:
+            errors = np.sqrt((held.error**2).sum(axis=0)) / len(held.error)
+        label = f"mean magnitude of the change of the {held.what}"
+        title = f"{_method(explanation)}, {len(held.values)} samples"
+    order = np.argsort(-np.abs(values), kind="stable")[:kept][::-1]
+    figure = _figure(7.0, 0.36 * len(order) + 1.2)
+    axis = figure.subplots()
+    colours, scale = matplotlib.colormaps[_COLOURS], float(np.max(np.abs(values))) or 1.0
+    for height, place in enumerate(order):
+        value, error = float(values[place]), float(errors[place])
+        axis.barh(height, value, color=_colour(colours, value, scale) if single else "0.45", height=0.7)
+        finite = np.isfinite(error) and error > 0
+        if finite:
+            axis.errorbar(value, height, xerr=error, color="0.1", linewidth=1.0, capsize=2.5)
+        _number(axis, value + (np.sign(value) or 1.0) * (error if finite else 0.0), height, value, signed=single)
+    named = [_with_value(held, row, place) if single else _short(held.names[place]) for place in order]
+    axis.set_yticks(range(len(order)), named, fontsize=8)
+    axis.axvline(0.0, color="0.4", linewidth=0.6)
+    axis.margins(x=0.14)
+    axis.set_xlabel(label + (", with standard errors" if np.any(np.nan_to_num(errors) > 0) else ""), fontsize=9)
+    axis.set_title(title, fontsize=9)
+    _bare(axis)
+    return _saved(figure, path)
+
+
+def beeswarm(explanation: Explanation, path: str | Path | None, *, most: int, output: int | None, names: Any) -> Any:
+    """Values of all samples by feature; see `Explanation.beeswarm`."""
+    matplotlib = _matplotlib()
+    held, kept = table(explanation, output, names), _most(most)
+    order = np.argsort(-np.abs(held.values).mean(axis=0), kind="stable")[:kept][::-1]
+    figure = _figure(7.0, 0.42 * len(order) + 1.3)
+    axis = figure.subplots()
+    colours, coloured = matplotlib.colormaps["viridis"], False
+    span = float(np.ptp(held.values[:, order])) or 1.0
+    for height, place in enumerate(order):
+        values = held.values[:, place]
+        shades = _shades(None if held.data is None else held.data[:, place])
+        coloured = coloured or shades is not None
+        paint: Any = "0.55" if shades is None else [colours(shade) if shade >= 0 else "0.55" for shade in shades]
+        axis.scatter(values, height + _swarm(values, span), s=9, c=paint, linewidths=0, zorder=2)
+        axis.axhline(height, color="0.9", linewidth=0.5, zorder=0)
+    axis.axvline(0.0, color="0.4", linewidth=0.6, zorder=1)
+    axis.set_yticks(range(len(order)), [_short(held.names[place]) for place in order], fontsize=8)
+    axis.set_ylim(-0.7, len(order) - 0.3)
+    axis.set_xlabel(f"change of the {held.what}", fontsize=9)
+    axis.set_title(f"{_method(explanation)}, {len(held.values)} samples", fontsize=9)
+    _bare(axis)
+    if coloured:
+        legend = figure.colorbar(
+            matplotlib.cm.ScalarMappable(cmap=colours), ax=axis, fraction=0.03, pad=0.02, aspect=30
+        )
+        legend.set_ticks([0.0, 1.0], labels=["low", "high"], fontsize=8)
+        legend.set_label("what the feature was; grey: no number", fontsize=8, labelpad=-8)
+        legend.outline.set_visible(False)
+    return _saved(figure, path)
+
+
+def _swarm(values: _Host, span: float) -> _Host:
+    """Heights in (-0.4, 0.4): samples of nearly the same value lie side by side, none on top of each other."""
+    bins = np.round(values / span * 100).astype(np.int64)
+    heights, widest = np.zeros(len(values)), max(1, int(np.bincount(bins - bins.min()).max()))
+    step = min(0.13, 0.8 / widest)
+    for own in np.unique(bins):
+        members = np.flatnonzero(bins == own)
+        ranks = np.arange(len(members))
+        # From the line outwards, to both sides in turn.
+        heights[members] = step * np.where(ranks % 2 == 1, (ranks + 1) // 2, -(ranks // 2))
+    return heights
+
+
+def _shades(data: _Host | None) -> _Host | None:
+    """Where in the range of its feature each sample lies, from 0 to 1; -1 for what is no number, None if all are such."""
+    if data is None:
+        return None
+    numbers = np.array([item if isinstance(item, (int, float, np.number)) else np.nan for item in data], dtype=float)
+    known = np.isfinite(numbers)
+    if not known.any():
+        return None
+    low, high = np.percentile(numbers[known], [2.0, 98.0])
+    width = high - low
+    shades = np.clip((numbers - low) / width, 0.0, 1.0) if width > 0 else np.full(len(numbers), 0.5)
+    return np.where(known, shades, -1.0)
+
+
+def _sample(held: Table, sample: int) -> int:
+    count = len(held.values)
+    if isinstance(sample, bool) or not isinstance(sample, (int, np.integer)) or not -count <= sample < count:
+        raise OptionError(f"`sample` is one of {count} samples.", received=repr(sample), fix="sample=0")
+    return int(sample) % count
+
+
+def _most(most: int) -> int:
+    if isinstance(most, bool) or not isinstance(most, (int, np.integer)) or most < 1:
+        raise OptionError("`most` counts the features that are drawn.", received=repr(most), fix="most=10")
+    return int(most)
+
+
+def _error(held: Table, row: int, place: int) -> float:
+    error = np.nan if held.error is None else float(held.error[row, place])
+    return error if error > 0 else np.nan
+
+
+def _with_value(held: Table, row: int, place: int) -> str:
+    """Name of a feature, and what it was if that is known."""
+    name, content = _short(held.names[place]), None if held.data is None else held.data[row, place]
+    if content is None or (isinstance(content, (float, np.floating)) and np.isnan(content)):
+        return name
+    if isinstance(content, (float, np.floating)):
+        content = f"{float(content):.4g}"
+    return f"{name} = {_short(str(content))}"
+
+
+def _short(name: str) -> str:
+    """At most two lines."""
+    lines = textwrap.wrap(name, 34, max_lines=2, placeholder=" …")
+    return "\n".join(lines)
+
+
+def _number(axis: Any, end: float, height: float, value: float, *, signed: bool = True) -> None:
+    """The value beside the end of its bar."""
+    away = -4 if value < 0 else 4
+    axis.annotate(
+        f"{value:+.3g}" if signed else f"{value:.3g}",
+        (end, height),
+        xytext=(away, 0),
+        textcoords="offset points",
+        ha="right" if value < 0 else "left",
+        va="center",
+        fontsize=8,
+    )
+
+
+def _colour(colours: Any, value: float, scale: float) -> Any:
+    return colours(0.5 + 0.4 * value / scale)
+
+
+def _bare(axis: Any) -> None:
+    axis.spines[["top", "right", "left"]].set_visible(False)
+    axis.tick_params(axis="y", length=0)
+    axis.tick_params(axis="x", labelsize=8)
+
+
+def _matplotlib() -> Any:
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise BackendError(
+            "Plots need matplotlib, which is not installed.", fix="pip install 'xai-core[plot]'"
+        ) from error
+    return matplotlib
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    # Notebooks show a figure by itself only if pyplot made it, and that would keep every one alive.
+    setattr(figure, "_repr_png_", partial(_png, figure))  # noqa: B010
+    return figure
+
+
+def _saved(figure: Any, path: str | Path | None) -> Any:
     if path is not None:
         figure.savefig(path, dpi=120)
     return figure
@@ -118,36 +341,12 @@ def _is_image(values: _Host) -> bool:
     return values.ndim == 4 or (values.ndim == 3 and min(values.shape[1:]) >= 8)
 
 
-def _is_text(values: _Host, given: _Host) -> bool:
-    """Whether `values` belong to the tokens whose ids are `given`."""
-    return given.ndim == 2 and given.dtype.kind in "iu" and values.ndim >= 2 and values.shape[1] == given.shape[1]
-
-
 def _input_of(value: _Host, inputs: list[_Host]) -> _Host:
     """The input that a layer's values are shown with: token ids for a value per token, else the image."""
     for given in inputs:
-        if _is_text(value, given):
+        if is_text(value, given):
             return given
     return next((given for given in inputs if given.ndim == value.ndim), inputs[0])
-
-
-def _tokens(names: Any, ids: _Host, row: int) -> list[str]:
-    """Texts of one sample's tokens: from a function of an id, a list for each sample, or the ids themselves."""
-    if names is None:
-        return [str(int(i)) for i in ids]
-    listed = isinstance(names, (list, tuple)) and len(names) > row and not isinstance(names[row], str)
-    if not callable(names) and not listed:
-        raise InputError(
-            "`names` of tokens must be a function of a token id, or hold a list of texts for each sample.",
-            received=describe(names),
-            fix='names=vocabulary.get, or names=[["a", "word"], ...].',
-        )
-    texts = [str(names(int(i))) for i in ids] if callable(names) else [str(text) for text in names[row]]
-    if len(texts) > len(ids):
-        raise InputError(
-            f"`names` must hold at most one text per token: {len(ids)}.", received=f"{len(texts)} for sample {row}"
-        )
-    return texts
 
 
 def _draw_tokens(axis: Any, value: _Host, texts: list[str], colours: Any) -> None:
@@ -185,7 +384,9 @@ def _draw_vector(axis: Any, value: _Host, names: Any, colours: Any) -> None:
         raise InputError(f"`names` must hold one name per feature: {value.size}.", received=f"{len(labels)} names")
     order = np.argsort(-np.abs(value))[:_MOST_BARS][::-1]
     scale = float(np.max(np.abs(value))) or 1.0
-    axis.barh([labels[i] for i in order], value[order], color=[colours(0.5 + 0.4 * v / scale) for v in value[order]])
+    # By place: two columns may have the same name once they are shortened to text.
+    axis.barh(range(len(order)), value[order], color=[_colour(colours, v, scale) for v in value[order]])
+    axis.set_yticks(range(len(order)), [_short(labels[i]) for i in order])
     axis.axvline(0.0, color="0.4", linewidth=0.5)
     axis.set_xlabel("attribution")
 
@@ -194,8 +395,10 @@ def _method(explanation: Explanation) -> str:
     return "attribution" if explanation.explainer is None else type(explanation.explainer).__name__
 
 
-def _title(explanation: Explanation, row: int) -> str:
+def _title(explanation: Explanation, row: int, output: int | None) -> str:
     target, score = explanation.target, to_host(explanation.score)
+    if output is not None:
+        return f"class {output}, score {float(score[row, output]):.3g}"
     if hasattr(target, "shape") and len(tuple(target.shape)) == 1:
         return f"class {int(to_host(target)[row])}, score {float(score[row]):.3g}"
     return f"score {float(score[row]):.3g}"

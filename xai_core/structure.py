@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from xai_core.frames import is_frame
+
 __all__ = ["Structure", "flatten"]
 
 _LEAF = object()
@@ -46,12 +48,16 @@ class Structure:
 def flatten(x: Any, *, leaf: Callable[[Any], bool] | None = None) -> tuple[list[Any], Structure]:
     """Arrays of a nested structure in order, and the structure that puts them back.
 
-    `leaf` says what else counts as one array though it is a tuple, list or dict.
+    `leaf` says what else counts as one array though it is a tuple, list or dict. A DataFrame is one array, with the names
+    of its columns.
     """
     leaves: list[Any] = []
     names: list[tuple[Any, ...]] = []
     skeleton = _walk(x, (), leaf, leaves, names)
-    return leaves, Structure(skeleton, tuple(names))
+    columns: tuple[tuple[Any, ...] | None, ...] = ()
+    if any(map(is_frame, leaves)):
+        columns = tuple(tuple(found.columns) if is_frame(found) else None for found in leaves)
+    return leaves, Structure(skeleton, tuple(names), columns)
 
 
 # Functions of the module: one that calls itself through a closure is a reference cycle, and would keep the arrays of

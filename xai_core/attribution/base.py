@@ -12,6 +12,7 @@ import numpy as np
 
 from xai_core.errors import OptionError, UnknownNameError, describe
 from xai_core.explanation import Explanation, FeatureValues
+from xai_core.frames import is_frame, on_host
 from xai_core.problem import Problem, inspect_values, is_floating, open_problem
 from xai_core.progress import Progress
 from xai_core.structure import flatten
@@ -144,7 +145,7 @@ class Explainer(ABC):
         model
             A model as in `xai_core.wrap`, raw or wrapped.
         x
-            Inputs, batch first: one array, or a tuple or dict of arrays.
+            Inputs, batch first: one array or DataFrame, or a tuple or dict of these.
         target
             The explained score: `None` for the predicted class of each sample, an int, `(batch,)` ints, an index
             tuple for outputs with more axes, or a callable `scores -> (batch,)`. Shapley methods take `"all"`: values
@@ -158,7 +159,7 @@ class Explainer(ABC):
         Returns
         -------
         Explanation
-            `values` has the structure, array type, dtype and device of `x`.
+            `values` has the structure, array type, dtype and device of `x`; for a DataFrame the same rows and columns.
 
         Raises
         ------
@@ -202,7 +203,7 @@ def _explanation(
     """Results in the array types that the inputs came in."""
     given, structure = flatten(x)
     xp = problem.xp
-    host = all(isinstance(leaf, np.ndarray) for leaf in given)
+    host = all(map(on_host, given))
 
     def out(array: Any) -> Any:
         return problem.to_host(array) if host and array is not None else array
@@ -212,9 +213,13 @@ def _explanation(
         if found.layer is not None:
             return out(arrays[0])
         leaves: list[Any] = []
-        for leaf, original, value in zip(problem.leaves, given, arrays, strict=True):
+        frames = problem.bound.frames or (None,) * len(given)
+        for leaf, original, value, frame in zip(problem.leaves, given, arrays, frames, strict=True):
             native = xp.astype(value, leaf.dtype) if is_floating(leaf) and value.dtype != leaf.dtype else value
-            if isinstance(original, np.ndarray):
+            if frame is not None:
+                converted = problem.to_host(native)
+                leaves.append(frame.alike(converted, original) if converted.ndim == 2 else converted)
+            elif isinstance(original, np.ndarray):
                 floating = original.dtype.kind == "f" or original.dtype.name == "bfloat16"
                 converted = problem.to_host(native)
                 leaves.append(converted.astype(original.dtype, copy=False) if floating else converted)
@@ -285,6 +290,8 @@ def _same(a: Any, b: Any) -> bool:
         return True
     if type(a) is not type(b):
         return False
+    if is_frame(a):
+        return bool(a.equals(b))
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
     if isinstance(a, (tuple, list)):

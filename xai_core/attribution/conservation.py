@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from xai_core.attribution.deep_lift import DeepLIFT, LiftPlan, multipliers
 from xai_core.attribution.lrp import LRP, DeepTaylor
 from xai_core.attribution.ruled import Plan, blockwise, seed
 from xai_core.baselines import resolve_baseline
 from xai_core.errors import CapabilityError
 from xai_core.explanation import Explanation
+from xai_core.frames import on_host
 from xai_core.model import Net
 from xai_core.operations import Program
 from xai_core.problem import gather, open_problem
@@ -75,7 +74,7 @@ def conservation(model: Any, explanation: Explanation) -> dict[str, Any]:
         width = min(problem.rows, problem.batch)
         names = problem.bound.learn(_Names(plan, varied), [leaf[:width, ...] for leaf in problem.leaves])
         found = blockwise(problem, _Sums(plan, problem.pick, varied), starts, rows=(2 if lifts else 1, 1))
-    host = all(isinstance(leaf, np.ndarray) for leaf in given)
+    host = all(map(on_host, given))
     return {
         name: problem.to_host(value) if host else value for name, value in zip((*names, "score"), found, strict=True)
     }
