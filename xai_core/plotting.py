@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ _PERCENTILE = 99.0
 _COLOURS = "RdBu_r"
 _LINE = 36
 """Characters per line of text."""
+_NAME = 30
+"""Characters per line of a feature's name."""
 
 
 def plot(
@@ -47,7 +50,8 @@ def plot(
     texts = [is_text(value, given) for value, given in zip(hosts, inputs, strict=True)]
     images = [_is_image(value) and not text for value, text in zip(hosts, texts, strict=True)]
     columns = sum(2 if image else 1 for image in images)
-    figure = _figure(3.0 * columns + 0.6, (1.2 if all(texts) else 3.1) * count)
+    named = sum(value.ndim == 2 and not text for value, text in zip(hosts, texts, strict=True))
+    figure = _figure(3.0 * columns + 1.5 * named + 0.6, (1.2 if all(texts) else 3.1) * count)
     axes = figure.subplots(count, columns, squeeze=False)
     colours = matplotlib.colormaps[_COLOURS]
     for row in range(count):
@@ -93,11 +97,12 @@ def waterfall(
     matplotlib = _matplotlib()
     held = table(explanation, output, names)
     row, kept = _sample(held, sample), _most(most)
-    values, score = held.values[row], float(held.score[row])
+    values, errors, score = held.values[row], _errors(held)[row], float(held.score[row])
     start = score - float(values.sum())
     order = np.argsort(-np.abs(values), kind="stable")
     shown = order if len(order) <= kept else order[: kept - 1]
-    steps = [(_with_value(held, row, place), float(values[place]), _error(held, row, place)) for place in shown]
+    named = _with_values(held, row, shown)
+    steps = [(name, float(values[place]), float(errors[place])) for name, place in zip(named, shown, strict=True)]
     if len(shown) < len(order):
         steps.append((f"{len(order) - len(shown)} other features", float(values[order[len(shown) :]].sum()), np.nan))
     figure = _figure(7.0, 0.42 * len(steps) + 1.3)
@@ -107,16 +112,16 @@ def waterfall(
     # The smallest step comes first and lies at the bottom: the eye goes up from the score without features to the score.
     for height, (_, value, error) in enumerate(reversed(steps)):
         axis.barh(height, value, left=level, color=_colour(colours, value, scale), height=0.7)
-        _number(axis, level + value, height, value)
-        if np.isfinite(error):
-            axis.errorbar(level + value, height, xerr=error, color="0.2", linewidth=1.0, capsize=2.5)
-        axis.plot([level + value] * 2, [height - 0.35, height + 1.35], color="0.6", linewidth=0.6)
+        _number(axis, level + value, height, value, _whisker(axis, level + value, height, error))
+        if height < len(steps) - 1:
+            axis.plot([level + value] * 2, [height + 0.35, height + 0.65], color="0.6", linewidth=0.8)
         level += value
-    axis.axvline(start, color="0.6", linewidth=0.8, linestyle=":")
+    for line in (start, score):
+        axis.axvline(line, color="0.6", linewidth=0.8, linestyle=":", zorder=0)
     axis.set_yticks(range(len(steps)), [name for name, _, _ in reversed(steps)], fontsize=8)
     axis.set_ylim(-0.6, len(steps) - 0.15)
-    axis.margins(x=0.14)
-    axis.set_xlabel(f"{held.what}: {start:.4g} without the features, {score:.4g} with them", fontsize=9)
+    _room(axis)
+    axis.set_xlabel(f"{held.what(row)}: {start:.4g} without the features, {score:.4g} with them", fontsize=9)
     axis.set_title(f"{_method(explanation)}, sample {row}", fontsize=9)
     _bare(axis)
     return _saved(figure, path)
@@ -131,17 +136,14 @@ def bar(
     single = sample is not None or len(held.values) == 1
     if single:
         row = _sample(held, sample or 0)
-        values = held.values[row]
-        errors = np.full(len(values), np.nan) if held.error is None else held.error[row]
-        label = f"change of the {held.what}"
+        values, errors = held.values[row], _errors(held)[row]
+        label = f"change of the {held.what(row)}"
         title = f"{_method(explanation)}, sample {row}"
     else:
         values = np.abs(held.values).mean(axis=0)
         # Samples are estimated independently of each other.
-        errors = np.full(len(values), np.nan)
-        if held.error is not None:
-            errors = np.sqrt((held.error**2).sum(axis=0)) / len(held.error)
-        label = f"mean magnitude of the change of the {held.what}"
+        errors = np.sqrt((_errors(held) ** 2).sum(axis=0)) / len(held.values)
+        label = f"mean magnitude of the change of the {held.what()}"
         title = f"{_method(explanation)}, {len(held.values)} samples"
     order = np.argsort(-np.abs(values), kind="stable")[:kept][::-1]
     figure = _figure(7.0, 0.36 * len(order) + 1.2)
@@ -150,14 +152,11 @@ def bar(
     for height, place in enumerate(order):
         value, error = float(values[place]), float(errors[place])
         axis.barh(height, value, color=_colour(colours, value, scale) if single else "0.45", height=0.7)
-        finite = np.isfinite(error) and error > 0
-        if finite:
-            axis.errorbar(value, height, xerr=error, color="0.1", linewidth=1.0, capsize=2.5)
-        _number(axis, value + (np.sign(value) or 1.0) * (error if finite else 0.0), height, value, signed=single)
-    named = [_with_value(held, row, place) if single else _short(held.names[place]) for place in order]
+        _number(axis, value, height, value, _whisker(axis, value, height, error), signed=single)
+    named = _with_values(held, row, order) if single else _labels(held.names, order)
     axis.set_yticks(range(len(order)), named, fontsize=8)
     axis.axvline(0.0, color="0.4", linewidth=0.6)
-    axis.margins(x=0.14)
+    _room(axis)
     axis.set_xlabel(label + (", with standard errors" if np.any(np.nan_to_num(errors) > 0) else ""), fontsize=9)
     axis.set_title(title, fontsize=9)
     _bare(axis)
@@ -181,9 +180,9 @@ def beeswarm(explanation: Explanation, path: str | Path | None, *, most: int, ou
         axis.scatter(values, height + _swarm(values, span), s=9, c=paint, linewidths=0, zorder=2)
         axis.axhline(height, color="0.9", linewidth=0.5, zorder=0)
     axis.axvline(0.0, color="0.4", linewidth=0.6, zorder=1)
-    axis.set_yticks(range(len(order)), [_short(held.names[place]) for place in order], fontsize=8)
+    axis.set_yticks(range(len(order)), _labels(held.names, order), fontsize=8)
     axis.set_ylim(-0.7, len(order) - 0.3)
-    axis.set_xlabel(f"change of the {held.what}", fontsize=9)
+    axis.set_xlabel(f"change of the {held.what()}", fontsize=9)
     axis.set_title(f"{_method(explanation)}, {len(held.values)} samples", fontsize=9)
     _bare(axis)
     if coloured:
@@ -236,39 +235,70 @@ def _most(most: int) -> int:
     return int(most)
 
 
-def _error(held: Table, row: int, place: int) -> float:
-    error = np.nan if held.error is None else float(held.error[row, place])
-    return error if error > 0 else np.nan
+def _errors(held: Table) -> _Host:
+    """Standard errors (batch, features), NaN where none is known."""
+    return np.full(held.values.shape, np.nan) if held.error is None else held.error
 
 
-def _with_value(held: Table, row: int, place: int) -> str:
-    """Name of a feature, and what it was if that is known."""
-    name, content = _short(held.names[place]), None if held.data is None else held.data[row, place]
-    if content is None or (isinstance(content, (float, np.floating)) and np.isnan(content)):
-        return name
-    if isinstance(content, (float, np.floating)):
-        content = f"{float(content):.4g}"
-    return f"{name} = {_short(str(content))}"
+def _with_values(held: Table, row: int, places: _Host) -> list[str]:
+    """Names of features, and what they were where that is known."""
+    names = _labels(held.names, places)
+    if held.data is None:
+        return names
+    texts = [_content(held.data[row, place]) for place in places]
+    return [f"{name} = {text}" if text else name for name, text in zip(names, texts, strict=True)]
 
 
-def _short(name: str) -> str:
-    """At most two lines."""
-    lines = textwrap.wrap(name, 34, max_lines=2, placeholder=" …")
-    return "\n".join(lines)
+def _content(item: Any) -> str:
+    if item is None or (isinstance(item, (float, np.floating)) and np.isnan(item)):
+        return ""
+    return f"{float(item):.4g}" if isinstance(item, (float, np.floating)) else _short(str(item), 1)
 
 
-def _number(axis: Any, end: float, height: float, value: float, *, signed: bool = True) -> None:
-    """The value beside the end of its bar."""
-    away = -4 if value < 0 else 4
+def _labels(names: Sequence[str], places: _Host, lines: int = 2) -> list[str]:
+    """Names at some places as they are drawn; with the place where names that were shortened cannot be told apart."""
+    short = [_short(names[place], lines) for place in places]
+    return [
+        label if label == names[place] or short.count(label) == 1 else f"{label} [{place}]"
+        for place, label in zip(places, short, strict=True)
+    ]
+
+
+def _short(name: str, lines: int) -> str:
+    """On few lines: the beginning and the end of a longer name."""
+    room = _NAME * lines
+    if len(name) > room:
+        name = f"{name[: room * 2 // 3]}…{name[1 - room // 3 :]}"
+    return "\n".join(textwrap.wrap(name, _NAME + 4)) or name
+
+
+def _whisker(axis: Any, end: float, height: float, error: float) -> float:
+    """Draw the standard error of a bar, if it has one; how far it reaches."""
+    if not error > 0:
+        return 0.0
+    axis.errorbar(end, height, xerr=error, color="0.2", linewidth=1.0, capsize=2.5)
+    return error
+
+
+def _number(axis: Any, end: float, height: float, value: float, reach: float, *, signed: bool = True) -> None:
+    """The value beside the end of its bar and its error."""
+    away = -1 if value < 0 else 1
     axis.annotate(
         f"{value:+.3g}" if signed else f"{value:.3g}",
-        (end, height),
-        xytext=(away, 0),
+        (end + away * reach, height),
+        xytext=(4 * away, 0),
         textcoords="offset points",
         ha="right" if value < 0 else "left",
         va="center",
         fontsize=8,
     )
+
+
+def _room(axis: Any) -> None:
+    """Room for the numbers beside the bars, on both sides."""
+    axis.use_sticky_edges = False
+    axis.margins(x=0.14)
+    axis.autoscale_view(scaley=False)
 
 
 def _colour(colours: Any, value: float, scale: float) -> Any:
@@ -386,7 +416,7 @@ def _draw_vector(axis: Any, value: _Host, names: Any, colours: Any) -> None:
     scale = float(np.max(np.abs(value))) or 1.0
     # By place: two columns may have the same name once they are shortened to text.
     axis.barh(range(len(order)), value[order], color=[_colour(colours, v, scale) for v in value[order]])
-    axis.set_yticks(range(len(order)), [_short(labels[i]) for i in order])
+    axis.set_yticks(range(len(order)), _labels(labels, order, 1), fontsize=7)
     axis.axvline(0.0, color="0.4", linewidth=0.5)
     axis.set_xlabel("attribution")
 

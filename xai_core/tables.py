@@ -37,8 +37,8 @@ class Table:
         numbers, and None or NaN where there is nothing to say; None for values at a layer.
     score
         Explained score (batch,).
-    what
-        Which output, in words.
+    outputs
+        Number of the output of each sample, (batch,), or None where it has none.
     """
 
     values: _Host
@@ -46,7 +46,14 @@ class Table:
     names: tuple[str, ...]
     data: _Host | None
     score: _Host
-    what: str
+    outputs: _Host | None
+
+    def what(self, row: int | None = None) -> str:
+        """What is explained, of one sample or of all, in words."""
+        if self.outputs is None:
+            return "score"
+        every = np.unique(self.outputs) if row is None else self.outputs[row : row + 1]
+        return f"score of output {int(every[0])}" if len(every) == 1 else "score of each sample's own output"
 
 
 def _explains_all(explanation: Explanation) -> bool:
@@ -103,19 +110,14 @@ def table(explanation: Explanation, output: int | None = None, names: Any = None
         values, score = values[..., chosen], score[:, chosen]
         error = None if error is None else error[..., chosen]
     wide = values.astype(np.float64)
-    return Table(wide, error, _named(names, known), data, score.astype(np.float64), _what(explanation, chosen))
+    return Table(wide, error, _named(names, known), data, score.astype(np.float64), _outputs(explanation, chosen))
 
 
-def _what(explanation: Explanation, chosen: int | None) -> str:
-    if chosen is not None:
-        return f"score of output {chosen}"
-    target = explanation.target
+def _outputs(explanation: Explanation, chosen: int | None) -> _Host | None:
+    target = explanation.target if chosen is None else chosen
     if isinstance(target, (int, np.integer)):
-        return f"score of output {target}"
-    if hasattr(target, "shape") and len(tuple(target.shape)) == 1:
-        every = np.unique(to_host(target))
-        return f"score of output {int(every[0])}" if len(every) == 1 else "score of each sample's own output"
-    return "score"
+        return np.full(len(explanation), int(target))
+    return to_host(target) if hasattr(target, "shape") and len(tuple(target.shape)) == 1 else None
 
 
 def _named(names: Any, known: tuple[str, ...]) -> tuple[str, ...]:
