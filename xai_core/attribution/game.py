@@ -156,12 +156,18 @@ class Game:
         limit, constant = problem.rows, problem.constant_shapes
         fillings = list(spans(size, limit, constant=constant))
         parts = []
+        keep = count * (self.count + 1) <= _KEPT
+        held: dict[int, Any] = {}
         room = max(1, limit // fillings[0].width)
         for block in spans(len(chosen), max(1, room // count), constant=constant):
             rows = problem.indices([chosen[i] for i in block.indices])
             found = []
             for span in spans(count, max(1, room // block.width), constant=constant):
-                present = _with_fixed(masks(span.indices))
+                present = held.get(span.start)
+                if present is None:
+                    present = problem.to_device(_with_fixed(masks(span.indices)))
+                if keep:
+                    held[span.start] = present
                 worth: Any = None
                 for filling in fillings:
                     part = self._call(present, filling.indices, filling.size, rows)
@@ -185,7 +191,7 @@ class Game:
         """Whether neither what fills removed features nor random inputs change any score."""
         return ignores_input(self.problem, self.removal)
 
-    def _call(self, present: np.ndarray[Any, Any], fillings: list[int], used: int, rows: Any) -> Any:
+    def _call(self, present: Any, fillings: list[int], used: int, rows: Any) -> Any:
         problem, removal = self.problem, self.removal
         weights = np.zeros(len(fillings))
         weights[:used] = 1.0 / removal.size
@@ -195,7 +201,7 @@ class Game:
             problem.leaves,
             self._placed(),
             removal.arrays,
-            problem.to_device(present),
+            present,
             taken,
             problem.to_device(weights, like=problem.scores_or_known()),
             rows,
@@ -252,6 +258,8 @@ class Game:
 
 
 _PROBES = 8
+_KEPT = 2**24
+"""Elements of coalitions that are kept on the device from one block of samples to the next."""
 
 
 def ignores_input(problem: Problem, removal: Removal) -> bool:
@@ -261,24 +269,15 @@ def ignores_input(problem: Problem, removal: Removal) -> bool:
     probes = []
     for position, leaf in enumerate(problem.varied):
         shape, frame = tuple(leaf.shape), problem.bound.frame_of(position)
-        if frame is not None and frame.coded:
-            # Categories have no values but those that are in the data.
-            pool = xp.concat([leaf, removal.arrays[position]], axis=0)
-            probes.append([_drawn(problem, pool, draw, position) for draw in range(_PROBES)])
-            continue
         normal = problem.streams.normal(range(shape[0]), range(_PROBES), shape[1:], part=position)
+        if frame is not None:
+            if frame.constant:
+                return False
+            normal = frame.valid(normal)
         probes.append([xp.astype(problem.to_device(normal[:, d], like=leaf), leaf.dtype) for d in range(_PROBES)])
     attempts += [[probe[draw] for probe in probes] for draw in range(_PROBES)]
     constant = problem.leaves[len(probes) :]
     return all(bool(np.all(problem.to_host(problem.scores([*leaves, *constant]) == score))) for leaves in attempts)
-
-
-def _drawn(problem: Problem, pool: Any, draw: int, part: int) -> Any:
-    """Rows (batch, columns) of which each column is that of some row of the pool."""
-    size, columns = tuple(pool.shape)
-    generators = [problem.streams.generator(row, draw, part) for row in range(problem.batch)]
-    picked = np.stack([source.integers(size, size=columns) for source in generators])
-    return problem.xp.take_along_axis(pool, problem.to_device(picked), axis=0)
 
 
 def _with_fixed(present: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
