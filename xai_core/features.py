@@ -355,8 +355,9 @@ def _names(problem: Problem, parts: Sequence[Any], present: np.ndarray[Any, Any]
             rest = [i for i in range(int(leaf.shape[1])) if not _in_groups(part, columns, i)]
             extra = [str(columns[i]) if columns else f"feature {i}" for i in rest] if part.rest == "single" else []
             names += [prefix + name for name in (*part.groups, *extra)]
-        elif (part is None or isinstance(part, Elements)) and columns is not None and len(leaf.shape) == 2:
-            names += [prefix + str(name) for name in columns]
+        elif (part is None or isinstance(part, Elements)) and any(structure.columns) and len(leaf.shape) == 2:
+            own = [f"feature {i}" for i in range(int(leaf.shape[1]))] if columns is None else columns
+            names += [prefix + str(name) for name in own]
         else:
             return plain
     return tuple(names) if len(names) == len(present) else plain

@@ -74,6 +74,18 @@ class Frame:
     def coded(self) -> tuple[Any, ...]:
         return tuple(self.columns[place] for place in self._numbers)
 
+    @property
+    def constant(self) -> bool:
+        """Whether of some column without numbers only one value was met."""
+        return any(len(numbers) < 2 for numbers in self._numbers.values())
+
+    def valid(self, rows: _Host) -> _Host:
+        """Random rows (..., columns) with values that were met in the columns that hold no numbers."""
+        found = np.array(rows, dtype=np.float64)
+        for place, numbers in self._numbers.items():
+            found[..., place] = np.floor(np.abs(found[..., place]) * 1e4) % len(numbers)
+        return found
+
     def encode(self, frame: Any, name: str) -> _Host:
         """A DataFrame with these columns, in any order, as (rows, columns) in float64.
 

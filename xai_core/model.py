@@ -286,6 +286,13 @@ def bind(model: Any, leaves: list[Any], structure: Structure) -> tuple[Bound, li
     """
     wrapped = model if isinstance(model, Model) else wrap(model)
     adapted = wrapped.adapted
+    for position, leaf in enumerate(leaves):
+        if is_series(leaf):
+            raise InputError(
+                f"`{structure.label(position)}` must be a table, with a row for each sample.",
+                received=describe(leaf),
+                fix="one row of a DataFrame is df.iloc[[0]].",
+            )
     frames = tuple(
         Frame(leaf, structure.label(position)) if is_frame(leaf) else None for position, leaf in enumerate(leaves)
     )
@@ -332,12 +339,6 @@ def _to_native(adapted: Adapted, leaf: Any, label: str) -> Any:
         return leaf
     if isinstance(leaf, np.ndarray):
         return backend.asarray(leaf, adapted.device)
-    if is_series(leaf):
-        raise InputError(
-            f"`{label}` must be a table, with a row for each sample.",
-            received=describe(leaf),
-            fix="one row of a DataFrame is df.iloc[[0]].",
-        )
     raise InputError(
         f"`{label}` must be an array of {backend.name} or NumPy, for this model runs on {backend.name}.",
         received=describe(leaf),

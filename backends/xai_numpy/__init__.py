@@ -36,9 +36,10 @@ class NumpyBackend(Backend):
     def adapt(self, model: Any, params: Any) -> Adapted:
         function = _scores(model)
         anchor, part = lifetime(function)
+        estimator = anchor if function is model else model
 
         def apply(_: Any, x: Any) -> Any:
-            given = _as_fitted(anchor, x)
+            given = _as_fitted(estimator, x)
             raw = function(given) if params is None else function(params, given)
             return np.asarray(raw) if is_frame(raw) or is_series(raw) else raw
 
