@@ -28,6 +28,7 @@ _PERCENTILE = 99.0
 _COLOURS = "RdBu_r"
 _LINE = 36
 """Characters per line of text."""
+_ROUNDING = 1e-6
 _NAME = 30
 """Characters per line of a feature's name."""
 
@@ -121,7 +122,8 @@ def waterfall(
     axis.set_yticks(range(len(steps)), [name for name, _, _ in reversed(steps)], fontsize=8)
     axis.set_ylim(-0.6, len(steps) - 0.15)
     _room(axis)
-    axis.set_xlabel(f"{held.what(row)}: {start:.4g} without the features, {score:.4g} with them", fontsize=9)
+    begin = start if abs(start) > _ROUNDING * scale else 0.0
+    axis.set_xlabel(f"{held.what(row)}: {begin:.4g} without the features, {score:.4g} with them", fontsize=9)
     axis.set_title(f"{_method(explanation)}, sample {row}", fontsize=9)
     _bare(axis)
     return _saved(figure, path)
