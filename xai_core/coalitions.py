@@ -6,6 +6,7 @@ Everything here depends on the number of players, the budget and the seed alone.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ DESIGN = 2_000_000
 """Spawn keys of designs start here, apart from those of samples."""
 _LEVERAGE = 0.25
 _ORTHOGONAL = 2048
+_ROUND = 2**20
+"""Elements that are drawn at once, and of designs that are kept."""
 
 
 def generator(seed: int, *key: int) -> np.random.Generator:
@@ -61,7 +64,6 @@ class Regression:
         return self.masks - self.masks.mean(axis=1, keepdims=True)
 
 
-@functools.lru_cache(maxsize=16)
 def regression(players: int, pairs: int, seed: int) -> Regression:
     """Pairs of coalitions for KernelSHAP, `pairs` or a few less, and the constrained weighted least-squares estimate.
 
@@ -73,12 +75,16 @@ def regression(players: int, pairs: int, seed: int) -> Regression:
     leverage, without replacement: Musco and Witter 2024, arXiv:2410.01917. Standard errors: the sandwich of survey
     sampling with residuals divided by one minus their leverage (HC3), MacKinnon and White 1985.
     """
+    return (_kept if players * pairs <= _ROUND else _regression)(players, pairs, seed)
+
+
+def _regression(players: int, pairs: int, seed: int) -> Regression:
     taken, expected, available = _allocate(players, pairs, seed)
     masks, weights, left = [], [], []
     for size, count in taken.items():
         if not count:
             continue
-        drawn = _of_size(players, size, count, seed)
+        drawn = _of_size(players, size, count, seed, count >= available[size])
         masks.append(drawn)
         half = 2 * size == players
         # (p - 1) / (C s (p - s)) for each coalition, times how many of them one stands for; halves come in pairs once.
@@ -103,6 +109,9 @@ def regression(players: int, pairs: int, seed: int) -> Regression:
         spread = (estimate * factor) ** 2 * unseen
     spread = np.where(unseen > 0, spread, 0.0)
     return Regression(chosen, estimate, spread)
+
+
+_kept = functools.lru_cache(maxsize=16)(_regression)
 
 
 def _allocate(players: int, pairs: int, seed: int) -> tuple[dict[int, int], dict[int, float], dict[int, float]]:
@@ -139,22 +148,19 @@ def _allocate(players: int, pairs: int, seed: int) -> tuple[dict[int, int], dict
     return taken, expected, available
 
 
-@functools.lru_cache(maxsize=256)
-def _of_size(players: int, size: int, count: int, seed: int) -> _Host:
+def _of_size(players: int, size: int, count: int, seed: int, every: bool) -> _Host:
     """That many different coalitions of a size, of which no two are a pair; the first are the same for every count."""
     half = 2 * size == players
-    if count >= math.comb(players, size) * (0.5 if half else 1.0):
-        import itertools
-
+    if every:
         members = np.array(list(itertools.combinations(range(players), size)), dtype=np.int64)
         members = members[members[:, 0] == 0] if half else members
         found = np.zeros((len(members), players), dtype=bool)
         np.put_along_axis(found, members, True, axis=1)
         return found
     source = generator(seed, players, size)
-    each = players // size
-    # In rounds of a fixed number of orders, so that what is drawn does not depend on the count.
-    together = max(1, 2**16 // players)
+    # In rounds of a fixed size, so that what is drawn does not depend on the count.
+    each = min(players // size, max(8, _ROUND // players))
+    together = max(1, 2**13 // players)
     drawn = np.zeros((0, players), dtype=bool)
     while len(drawn) < count:
         ranks = np.argsort(source.random((together, players), dtype=np.float32), axis=1)
@@ -167,10 +173,10 @@ def _of_size(players: int, size: int, count: int, seed: int) -> _Host:
         packed = np.packbits(drawn, axis=1)
         _, first = np.unique(packed, axis=0, return_index=True)
         drawn = drawn[np.sort(first)]
-    return drawn[:count]
+    return drawn[:count].copy()
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=4)
 def orders(players: int, count: int, seed: int) -> _Host:
     """Random orders of the players, (count, players), each uniform among all orders.
 

@@ -268,7 +268,7 @@ def test_sampled_estimates_in_strict_namespaces(place):
 # Designs
 
 
-@pytest.mark.parametrize(("players", "pairs"), [(5, 6), (8, 30), (11, 200), (40, 100), (300, 50)])
+@pytest.mark.parametrize(("players", "pairs"), [(5, 6), (8, 30), (11, 200), (40, 100), (300, 50), (3000, 20)])
 def test_designs_hold_each_pair_once(players, pairs):
     design = regression(players, pairs, 3)
     assert pairs - 1 <= len(design.masks) <= pairs + 1
