@@ -50,6 +50,10 @@ PASSES = {
 """Forward and backward passes per sample that the rules of a method say; all else that it does counts as overhead."""
 
 
+REMOVING = ("Occlusion", "FeatureAblation", "KernelSHAP", "PermutationSHAP")
+"""Methods that only call the model: small ones, for which there is no other limit, are to stay within twice the loop."""
+
+
 def explainers(case: Case) -> dict[str, xai.Explainer]:
     """What is timed on a case."""
     background = -case.x[:1]  # not an input itself: values of zero ask for one more run, which looks why
@@ -66,8 +70,13 @@ def explainers(case: Case) -> dict[str, xai.Explainer]:
         found["LRP"] = xai.LRP()
         found["LRP EpsilonPlusFlat"] = xai.LRP(rules="epsilon_plus_flat")
         found["DeepLIFT"] = xai.DeepLIFT(baseline=background)
+        found["FeatureAblation"] = xai.FeatureAblation()
+        found["KernelSHAP"] = xai.KernelSHAP(samples=4 * case.steps)
     else:
         found["Occlusion"] = xai.Occlusion()
+        found["FeatureAblation"] = xai.FeatureAblation()
+        found["KernelSHAP"] = xai.KernelSHAP(samples=2000)
+        found["PermutationSHAP"] = xai.PermutationSHAP(samples=2000)
     if case.layer is not None:
         found["GradCAM"] = xai.GradCAM()
         found["ScoreCAM"] = xai.ScoreCAM(layer=case.layer)
@@ -421,6 +430,22 @@ def zennit(case: Case, method: str) -> Callable[[], Any] | None:
     return run
 
 
+def shap_kernel(case: Case, explainer: Any) -> Callable[[], Any] | None:
+    """shap's own regression, where it is installed."""
+    try:
+        import shap
+    except ImportError:
+        return None
+    import torch
+
+    def scores(rows: Any) -> Any:
+        with torch.no_grad():
+            return case.model(torch.from_numpy(rows.astype("float32")))[:, case.target].numpy()
+
+    kernel = shap.KernelExplainer(scores, np.zeros((1, case.x.shape[1])))
+    return lambda: kernel.shap_values(case.x.numpy(), nsamples=explainer.samples, l1_reg=0, silent=True)
+
+
 def peer(case: Case, method: str, explainer: xai.Explainer) -> Callable[[], Any] | None:
     """The same work by captum, zennit or pytorch-grad-cam at their best settings, where the model is torch and they can."""
     if not case.name.startswith("torch"):
@@ -461,6 +486,26 @@ def peer(case: Case, method: str, explainer: xai.Explainer) -> Callable[[], Any]
     if method == "ExpectedGradients":
         gradient_shap = attr.GradientShap(net)
         return lambda: gradient_shap.attribute(x, torch.zeros_like(x[:1]), n_samples=case.steps, target=target)
+    if method == "FeatureAblation":
+        features = torch.from_numpy(explainer(net, x[:1], target=target).features.labels[0]) if x.ndim == 4 else None
+        evaluations = max(1, rows // x.shape[0])
+        return lambda: attr.FeatureAblation(net).attribute(
+            x, target=target, feature_mask=features, perturbations_per_eval=evaluations
+        )
+    if method == "KernelSHAP":
+        features = torch.from_numpy(explainer(net, x[:1], target=target).features.labels[0]) if x.ndim == 4 else None
+
+        def kernel_shap() -> None:
+            for row in x:  # captum fits one sample at a time
+                attr.KernelShap(net).attribute(
+                    row[None],
+                    target=target,
+                    feature_mask=features,
+                    n_samples=explainer.samples,
+                    perturbations_per_eval=rows,
+                )
+
+        return kernel_shap if x.ndim == 4 else shap_kernel(case, explainer)
     if method == "Occlusion":
         if x.ndim == 4:
             size = int(x.shape[2]) // 4
