@@ -8,12 +8,13 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-__all__ = ["Regression", "orders", "regression", "subsets", "weights_of_sizes"]
+__all__ = ["MORE_ORDERS", "Regression", "Walks", "orders", "regression", "subsets", "walks", "weights_of_sizes"]
 
 _Host = np.ndarray[Any, Any]
 
@@ -21,6 +22,10 @@ DESIGN = 2_000_000
 """Spawn keys of designs start here, apart from those of samples."""
 _LEVERAGE = 0.25
 _ORTHOGONAL = 2048
+_REPEATING = 512
+"""Players among more of which two random coalitions are hardly ever the same."""
+MORE_ORDERS = 8
+"""How many times as many orders are tried as would fit if no coalition came up twice."""
 _ROUND = 2**20
 """Elements that are drawn at once, and of designs that are kept."""
 
@@ -196,3 +201,56 @@ def orders(players: int, count: int, seed: int) -> _Host:
         directions = (basis * np.sign(np.diag(triangle))).T
         found.append(np.argsort(directions, axis=1))
     return np.concatenate(found)[:count]
+
+
+@dataclass(frozen=True, eq=False)
+class Walks:
+    """Coalitions that come up when players join in some orders, each once, in the order in which they come up.
+
+    Attributes
+    ----------
+    masks
+        From numbers of coalitions to their members (coalitions, players).
+    count
+        How many coalitions there are.
+    places
+        Number of the coalition at each step, (walks, ways, players - 1).
+    ranks
+        Step at which each player joins, (walks, players); the second way is the first in reverse.
+    """
+
+    masks: Callable[[Any], _Host]
+    count: int
+    places: _Host
+    ranks: _Host
+
+
+def walks(found: _Host, ways: int, limit: int) -> Walks:
+    """As many of the orders as need no more than that many coalitions, at least one.
+
+    Few players often meet in the same coalitions: these are evaluated once, and more orders fit.
+    """
+    total, players = found.shape
+    steps = players - 1
+    ranks = np.argsort(found, axis=1)
+
+    def members(numbers: Any) -> _Host:
+        walk, step = np.divmod(np.asarray(numbers), steps)
+        order, way = np.divmod(walk, ways)
+        place = ranks[order]
+        return np.where((way == 0)[:, None], place <= step[:, None], place >= (steps - step)[:, None])
+
+    if players > _REPEATING:
+        used = max(1, min(total, limit // (ways * steps)))
+        count = used * ways * steps
+        return Walks(members, count, np.arange(count).reshape(used, ways, steps), ranks[:used])
+    every = members(np.arange(total * ways * steps))
+    _, first, inverse = np.unique(np.packbits(every, axis=1), axis=0, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    number = np.empty(len(first), dtype=np.int64)
+    number[order] = np.arange(len(first))
+    places = number[inverse.reshape(-1)].reshape(total, ways, steps)
+    needed = 1 + np.maximum.accumulate(places.reshape(total, -1).max(axis=1))
+    used = max(1, int(np.searchsorted(needed, limit, side="right")))
+    kept = every[first[order][: needed[used - 1]]]
+    return Walks(functools.partial(np.take, kept, axis=0), len(kept), places[:used], ranks[:used])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -13,7 +14,7 @@ from xai_core.attribution.base import Attribution, Explainer, positive_int
 from xai_core.attribution.game import Game
 from xai_core.attribution.sampling import Estimate, check_sampling, sample
 from xai_core.baselines import spatial_axes
-from xai_core.coalitions import orders, regression, subsets, weights_of_sizes
+from xai_core.coalitions import MORE_ORDERS, Walks, orders, regression, subsets, walks, weights_of_sizes
 from xai_core.errors import OptionError
 from xai_core.hierarchy import by_place, halved, nested_orders, owen_contexts, owen_rows, tree_of
 from xai_core.problem import Problem, independent
@@ -248,79 +249,65 @@ class _Walks(_Sampled, abstract=True):
 
     _both_ways: ClassVar[bool] = False
 
+    def _designs(self, game: Game, drawn: Callable[[int, int], np.ndarray[Any, Any]]) -> Callable[[int], Walks]:
+        """From a number of coalitions to walks that need no more, along the orders `drawn(count, seed)`."""
+        seed, ways = game.problem.streams.seed, 2 if self._both_ways else 1
+
+        def design(limit: int) -> Walks:
+            each = ways * (game.count - 1)
+            return walks(drawn(MORE_ORDERS * max(1, limit // each), seed), ways, limit)
+
+        return design
+
     def estimate(self, game: Game, empty: Any, change: Any) -> Estimate:
         game.shuffle(SHUFFLE_PART)
-        walker = _Walker(
-            game, empty, change, self._both_ways, partial(orders, game.count, seed=game.problem.streams.seed)
-        )
+        walker = _Walker(game, empty, change, self._designs(game, partial(orders, game.count)))
         return sample(game.problem, walker, self.samples, self.tolerance, self.max_rows)
 
 
 class _Walker:
-    """Steps of walks: each adds more orders to the running mean and sum of squared deviations."""
+    """Steps of walks along more and more orders; coalitions that came up before are kept."""
 
-    def __init__(self, game: Game, empty: Any, change: Any, both: bool, orders: Any) -> None:
+    def __init__(self, game: Game, empty: Any, change: Any, design: Callable[[int], Walks]) -> None:
         self._game, self._empty, self._change = game, empty, change
-        self._both, self._orders = both, orders
-        self._count = 0
-        self._mean: Any = None
-        self._scatter: Any = None
+        self._design = design
+        self._worth: Any = None
 
     def __call__(self, budget: int, samples: list[int], kept: Any) -> tuple[Any, Any]:
         game = self._game
         problem, players = game.problem, game.count
         xp = problem.xp
-        if kept is not None and self._count:
-            place = problem.to_device(kept.astype(np.int64))
-            self._mean, self._scatter = (xp.take(array, place, axis=0) for array in (self._mean, self._scatter))
-        each = (2 if self._both else 1) * (players - 1)
-        count = max(1, budget // game.removal.size // each)
-        if count > self._count:
-            self._add(self._orders(count=count)[self._count :], samples)
-        # Few walks know little of their own variance: scaled so that errors over it have variance one, as of Student's t.
-        free = self._count - 1
-        factor = free / (free - 2) if free > 2 else float("nan")
-        error = xp.sqrt(self._scatter * (factor / (self._count * max(1, free))))
-        return self._mean, error
-
-    def _add(self, fresh: np.ndarray[Any, Any], samples: list[int]) -> None:
-        """Walk along more orders."""
-        game = self._game
-        problem, players = game.problem, game.count
-        xp, number = problem.xp, len(fresh)
-        ranks = np.argsort(fresh, axis=1)
-        steps = players - 1
-        ways = 2 if self._both else 1
-
-        def masks(numbers: Any) -> np.ndarray[Any, Any]:
-            walk, step = np.divmod(np.asarray(numbers), steps)
-            order, way = np.divmod(walk, ways)
-            place = ranks[order]
-            forward = place <= step[:, None]
-            return np.where((way == 0)[:, None], forward, place >= (players - 1 - step)[:, None])
-
-        worth = game.worth(masks, number * ways * steps, samples)
+        found = self._design(budget // game.removal.size)
+        worth = self._of(found, samples, kept)
+        walks, ways, steps = found.places.shape
         batch, outputs = len(samples), int(worth.shape[2])
-        worth = xp.reshape(worth, (batch, number * ways, steps, outputs))
-        empty = game.rows_of(self._empty, samples)[:, None, ...]
-        full = empty + game.rows_of(self._change, samples)[:, None, ...]
-        ends = [xp.broadcast_to(end, (batch, number * ways, 1, outputs)) for end in (empty, full)]
-        path = xp.concat([ends[0], worth, ends[1]], axis=2)
-        gains = path[:, :, 1:, :] - path[:, :, :-1, :]
-        both = np.stack([ranks, players - 1 - ranks], axis=1)[:, :ways].reshape(number * ways, players)
-        place = xp.broadcast_to(problem.to_device(both)[None, :, :, None], (batch, number * ways, players, outputs))
-        found = xp.reshape(xp.take_along_axis(gains, place, axis=2), (batch, number, ways, players, outputs))
-        found = xp.mean(found, axis=2)
-        centre = xp.mean(found, axis=1)
-        scatter = xp.sum((found - centre[:, None, ...]) ** 2, axis=1)
-        if self._mean is None:
-            self._mean, self._scatter, self._count = centre, scatter, number
-            return
-        before, total = self._count, self._count + number
-        shift = centre - self._mean
-        self._mean = self._mean + shift * (number / total)
-        self._scatter = self._scatter + scatter + shift * shift * (before * number / total)
-        self._count = total
+        empty = game.rows_of(self._empty, samples)
+        full = empty + game.rows_of(self._change, samples)
+        # None, the coalitions, all: a player's gain is the worth at its step minus the one before.
+        known = xp.concat([empty, worth, full], axis=1)
+        edge = np.zeros((walks, ways, 1), dtype=np.int64)
+        path = np.concatenate([edge, found.places + 1, edge + int(worth.shape[1]) + 1], axis=2)
+        step = np.stack([found.ranks, steps - found.ranks], axis=1)[:, :ways]
+        after, before = (np.take_along_axis(path, step + shift, axis=2).reshape(-1) for shift in (1, 0))
+        gains = xp.take(known, problem.to_device(after), axis=1) - xp.take(known, problem.to_device(before), axis=1)
+        each = xp.mean(xp.reshape(gains, (batch, walks, ways, players, outputs)), axis=2)
+        mean = xp.mean(each, axis=1)
+        scatter = xp.sum((each - mean[:, None, ...]) ** 2, axis=1)
+        # Few walks know little of their own variance: scaled so that errors over it have variance one, as of Student's t.
+        free = walks - 1
+        factor = free / (free - 2) if free > 2 else float("nan")
+        return mean, xp.sqrt(scatter * (factor / (walks * max(1, free))))
+
+    def _of(self, found: Walks, samples: list[int], kept: Any) -> Any:
+        """Worth (samples, coalitions, outputs) of the coalitions of a design, of which the first are known."""
+        game, xp = self._game, self._game.problem.xp
+        if kept is not None and self._worth is not None:
+            self._worth = xp.take(self._worth, game.problem.to_device(kept.astype(np.int64)), axis=0)
+        known = 0 if self._worth is None else int(self._worth.shape[1])
+        if found.count > known:
+            fresh = game.worth(lambda numbers: found.masks(known + np.asarray(numbers)), found.count - known, samples)
+            self._worth = fresh if self._worth is None else xp.concat([self._worth, fresh], axis=1)
+        return self._worth
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -440,8 +427,7 @@ class PartitionSHAP(_Walks):
             worth = game.worth(partial(np.take, members[inner], axis=0), len(inner)) - empty
             values = game.weighted(weights[:, inner], worth) + game.weighted(whole, change)
             return Estimate(values, game.problem.xp.zeros_like(values))
-        walk = partial(nested_orders, tree, seed=game.problem.streams.seed)
-        walker = _Walker(game, empty, change, True, walk)
+        walker = _Walker(game, empty, change, self._designs(game, partial(nested_orders, tree)))
         return sample(game.problem, walker, self.samples, self.tolerance, self.max_rows)
 
 
