@@ -7,8 +7,8 @@ from typing import Any
 _LIBRARIES: list[Any] = []
 
 
-def resnet18(seed: int = 0) -> Any:
-    """ResNet-18 with random weights, in evaluation."""
+def build(name: str, seed: int = 0, **options: Any) -> Any:
+    """A model of torchvision by name, with random weights, in evaluation."""
     import torch
 
     if not _LIBRARIES:
@@ -16,7 +16,12 @@ def resnet18(seed: int = 0) -> Any:
         library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _LIBRARIES.append(library)
-    from torchvision.models import resnet18 as build
+    from torchvision import models
 
     torch.manual_seed(seed)
-    return build().eval()
+    return getattr(models, name)(**options).eval()
+
+
+def resnet18(seed: int = 0) -> Any:
+    """ResNet-18 with random weights, in evaluation."""
+    return build("resnet18", seed)
