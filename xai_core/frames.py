@@ -102,8 +102,9 @@ class Frame:
                 received=describe(frame),
                 fix=f"{name}=df_train[{self._label}.columns][:50]",
             )
-        extra = [column for column in frame.columns if column not in self.columns]
-        missing = [column for column in self.columns if column not in set(frame.columns)]
+        own, other = set(self.columns), set(frame.columns)
+        extra = [column for column in frame.columns if column not in own]
+        missing = [column for column in self.columns if column not in other]
         if extra or missing:
             raise BaselineError(
                 f"`{name}` must have the columns of `{self._label}`.",
@@ -147,13 +148,15 @@ class Frame:
                     )
                 known = self._known[place]
                 found[place] = pandas.Series(known.array.take(codes), dtype=known.dtype)
-            elif dtype.kind == "f":
-                found[place] = pandas.Series(values).astype(dtype)
+                continue
+            plain = getattr(dtype, "numpy_dtype", getattr(dtype, "subtype", dtype))
+            with np.errstate(invalid="ignore"):
+                cast = values.astype(plain)
+            # What fills a column of integers need not be one: a mean, for example.
+            if dtype.kind == "f" or np.array_equal(cast, values):
+                found[place] = cast if plain is dtype else pandas.Series(cast).astype(dtype)
             else:
-                with np.errstate(invalid="ignore"):
-                    whole = values.astype(getattr(dtype, "numpy_dtype", dtype))
-                # What fills a column of integers need not be one: a mean, for example.
-                found[place] = pandas.Series(whole).astype(dtype) if np.array_equal(whole, values) else values
+                found[place] = values
         frame = pandas.DataFrame(found)
         frame.columns = self._index
         return frame

@@ -112,6 +112,7 @@ def test_models_get_the_dtypes_they_were_given():
         when=pd.to_datetime(["2020-01-01", "2021-02-03", None, "2020-01-01"]),
         odd=pd.Series([1, "1", None, True], index=[f"row {i}" for i in range(4)], dtype=object),
         whole=pd.array([1, 2, 3, 4], dtype="Int64"),
+        sparse=pd.arrays.SparseArray([0.0, 1.0, 0.0, 2.0]),
         half=np.ones(4, dtype="float32"),
     )
     e = xai.KernelSHAP(background=x.iloc[::-1])(model, x)
@@ -121,7 +122,7 @@ def test_models_get_the_dtypes_they_were_given():
     first = seen[0].set_axis(x.index)
     pd.testing.assert_frame_equal(first, x)
     assert [type(item) for item in first["odd"]] == [int, str, type(None), bool]
-    np.testing.assert_allclose(e.values[["when", "odd", "whole", "half", "income"]], 0.0, atol=1e-12)
+    np.testing.assert_allclose(e.values[["when", "odd", "whole", "sparse", "half", "income"]], 0.0, atol=1e-12)
 
 
 def test_integers_are_filled_with_what_is_none():
