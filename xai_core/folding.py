@@ -152,7 +152,7 @@ class _Chain:
             return False
         position = 1 - step.live[0]
         constant, operation = step.inputs[position], step.facts.get("of")
-        if operation not in ("add", "subtract", "multiply", "divide"):
+        if step.facts.get("swayed") or operation not in ("add", "subtract", "multiply", "divide"):
             return False
         place = self._place(constant)
         if step.kind == "shift":
@@ -323,7 +323,7 @@ def _weighted(
     if step.facts.get("bias"):
         given[2] = given[2] * 0
     found = step.run(*given)[0]
-    values = dict(zip(numbers, inputs, strict=True))
+    values = dict(zip(numbers, inputs, strict=False))  # a unit has those of its activation as well
     for move in moves:
         found = move.run(found, *(values[value] for value in move.inputs[1:]))[0]
     return found

@@ -75,6 +75,8 @@ class Node:
         Of a structure, where it is one of these: `reshape` (True: only the shape changes), `permutation` (axis `i` of the
         result is this axis of the input), `axes` (axis of the result for each axis of the input; all others are new
         or repeat), and `cast` of a change of dtype.
+
+        `shape` (True) of a result that depends on no element of the inputs, but on their shapes alone.
     path
         Path of the innermost layer that it belongs to, as `xai.layers` writes it; empty outside of all.
     source

@@ -26,6 +26,7 @@ STEP_KINDS = {
     "structure": "moves elements",
     "sum": "linear without weights: sums, means, average pooling, resizing",
     "mark": "where a layer begins or ends",
+    "pick": "moves elements that the data chooses: those at an argmax",
     "add": "sum of two data values",
     "subtract": "difference of two data values",
     "negate": "sign change",
@@ -73,7 +74,8 @@ class Step:
         `run(*arrays) -> sequence of arrays`.
     facts
         As of `Node`; `of`, the kind of the node where it is a single one; of a `normalise` step `normaliser`, the
-        position of the reciprocal; `statistic` where all that comes of it is a normaliser.
+        position of the reciprocal; `statistic` where all that comes of it is a normaliser; `swayed` where the data
+        decides on what counts as a constant here: a condition, a mask, an index.
     path, source
         As of `Node`.
     """
@@ -184,9 +186,14 @@ def _analyse(graph: Graph, varied: int, backend: Backend) -> tuple[Step, ...]:
             depends |= set(node.outputs)
         if node.kind != "cut" and live & set(node.inputs):
             live |= {out for out in node.outputs if not graph.dtypes[out].startswith(("int", "uint", "bool"))}
-    known = _Known(graph, numbers, live, depends, backend)
+    swayed = {value for value in varying if value in live}
+    for node in nodes:
+        if swayed & set(node.inputs) and not node.facts.get("shape"):
+            swayed |= {out for out in node.outputs if out not in numbers}
+    known = _Known(graph, numbers, live, depends, swayed, backend)
     steps = [_step(node, known) for node in nodes]
     steps = _fuse_activations(steps, known)
+    steps = [_larger_or_smaller(step, steps, known) for step in steps]
     steps = _fuse_softmax(steps, known)
     steps = [_named(step, known) for step in steps]
     steps = _alive(_normalisers(steps, known), graph)
@@ -199,6 +206,7 @@ class _Known:
     numbers: Mapping[int, float]
     live: set[int]
     depends: set[int]
+    swayed: set[int]
     backend: Backend
 
     def shape(self, value: int) -> tuple[int, ...]:
@@ -257,6 +265,9 @@ def _step(node: Node, known: _Known) -> Step:
     live = tuple(place for place, value in enumerate(node.inputs) if value in known.live)
     kind = "constant" if not live or not set(node.outputs) & known.live else _kind(node, live)
     facts = {**node.facts, "of": node.kind}
+    if any(value in known.swayed for place, value in enumerate(node.inputs) if place not in live):
+        facts["swayed"] = True
+        kind = "pick" if kind == "structure" and len(node.outputs) == 1 else kind
     return Step(kind, node.name, node.inputs, node.outputs, live, node.run, facts, node.path, node.source)
 
 
@@ -441,6 +452,45 @@ def _probe(step: Step, known: _Known, points: np.ndarray[Any, Any]) -> np.ndarra
             out = backend.xp.astype(step.run(*arrays)[0], getattr(backend.xp, host_dtype))
             found.append(np.asarray(backend.to_numpy(out), dtype=float).reshape(-1)[: points.size - start])
     return np.concatenate([part[:size] for part in found])
+
+
+# Choices
+
+_PAIRS = ((-3.0, 2.0), (2.0, -3.0), (-1.0, -2.0), (-2.0, -1.0), (1.0, 3.0), (3.0, 1.0), (0.5, 0.5), (-90.0, 0.01))
+
+
+def _larger_or_smaller(step: Step, steps: list[Step], known: _Known) -> Step:
+    """Recognise `where(a > b, a, b)`, of two data values, as the larger one of them; tried with numbers."""
+    if step.kind != "select" or step.live != (1, 2):
+        return step
+    maker = {out: other for other in steps for out in other.outputs}
+
+    def bare(value: int) -> int:
+        while value in maker and maker[value].facts.get("of") == "mark":
+            value = maker[value].inputs[0]
+        return value
+
+    condition, *pair = map(bare, step.inputs)
+    compare = maker.get(condition)
+    shapes = {known.shape(value) for value in (*pair, *step.outputs)}
+    if compare is None or sorted(map(bare, compare.inputs)) != sorted(pair) or len({*pair}) < 2 or len(shapes) > 1:
+        return step
+    places = tuple(pair.index(bare(value)) for value in compare.inputs)
+    run = partial(_run_choice, compare, step, places)
+    found = []
+    with known.backend.eager():
+        for numbers in _PAIRS:
+            given = [_filled(*each, known.graph, known.backend) for each in zip(pair, numbers, strict=True)]
+            made = known.backend.xp.astype(run(*given)[0], known.backend.xp.float32)
+            found.append(np.asarray(known.backend.to_numpy(made)).reshape(-1)[:1])
+    for kind, function in (("maximum", np.maximum), ("minimum", np.minimum)):
+        if np.allclose(np.concatenate(found), [function(*numbers) for numbers in _PAIRS], rtol=1e-2):
+            return replace(step, kind=kind, name=kind, inputs=step.inputs[1:], live=(0, 1), run=run, facts={"of": kind})
+    return step
+
+
+def _run_choice(compare: Step, step: Step, places: tuple[int, ...], *pair: Any) -> Sequence[Any]:
+    return step.run(compare.run(*(pair[place] for place in places))[0], *pair)
 
 
 # Softmax and normalisation

@@ -214,9 +214,10 @@ def rule_of(step: Step, choice: Choice, unsupported: str, method: str) -> Rule:
     if unsupported == "gradient":
         return OwnPullback()
     where = f" ({step.source})" if step.source else ""
+    swayed = bool(step.facts.get("swayed")) and step.kind not in ("unknown", "control")
     raise UnsupportedOperation(
         f"{method} has no rule for the operation {step.name!r} at layer {step.path or '(the model itself)'!r}{where}.",
-        received=f"kind {step.kind!r}",
+        received=f"kind {step.kind!r}" + (", with a condition, mask or index that the data decides on" * swayed),
         fix="unsupported='gradient' uses its own derivative and says so in the coverage; "
         "or explain the part of the model behind it: layer=...",
     )

@@ -745,7 +745,7 @@ class _Writer:
             made = _SPELLED[op.type](self, step, given)
             kind = "unknown"
         if made is None:
-            run, facts = step.make(), _facts(step, specs) or {}
+            run, facts = step.make(), _facts(step, specs) or ({} if step.moves else {"shape": True})
             if op.type in _TRANSPOSED:
                 given, run = given[::-1], partial(_backwards, run)
             outputs = [_spec(specs[number]) for number in step.outputs]

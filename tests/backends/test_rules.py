@@ -524,7 +524,7 @@ def two_layers(kind, first, bias, second, around):
             def forward(self, x):
                 return torch.relu(around(x @ self.first + self.bias)) @ self.second
 
-        return Net().eval()
+        return Net().eval().requires_grad_(False)
     if kind == "nnx":
         return lambda x: jax.nn.relu(around(x @ first + bias)) @ second
     weights = [tf.Variable(each) for each in (first, bias, second)]
@@ -553,3 +553,58 @@ def test_numbers_belong_to_the_linear_operation_before_them(spelled, kind):
     for explainer in (xai.LRP(rules="gamma"), xai.LRP(rules="alpha2_beta1"), xai.DeepLIFT(rule="reveal_cancel")):
         found, wanted = (explainer(each, x, target=TARGET) for each in (model, plain))
         assert_close(found.values, np.asarray(wanted.values), relative=2e-4)
+
+
+# Choices that depend on the data
+
+
+def chooser(kind, weights, choose):
+    """Dense, dense, and what `choose(where, a, b)` makes of both; dense."""
+    one, two, out = (array(kind, each) for each in weights)
+    where = {"modules": torch.where, "nnx": jnp.where, "tensorflow": tf.where}[kind]
+
+    def compute(x):
+        return choose(where, x @ one, x @ two) @ out
+
+    if kind == "modules":
+
+        class Net(torch.nn.Module):
+            def forward(self, x):
+                return compute(x)
+
+        return Net().eval()
+    return compute
+
+
+@pytest.mark.parametrize("kind", FRAMEWORKS)
+def test_choices_of_the_data_are_complete_or_refused(kind):
+    rng = np.random.default_rng(4)
+    weights = [rng.normal(size=shape).astype("float32") for shape in ((5, 6), (5, 6), (6, 3))]
+    x, start = (array(kind, rng.normal(size=(3, 5)).astype("float32")) for _ in range(2))
+    larger = chooser(kind, weights, lambda where, a, b: where(a > b, a, b))
+    found = xai.DeepLIFT(baseline=start)(larger, x, target=TARGET)
+    complete(found, score(larger, x) - score(larger, start), 1e-5)
+    assert found.coverage["winner"]
+    for choose in (
+        lambda where, a, b: where(a[:, :1] > 0, a, b),
+        lambda where, a, b: a * where(b[:, :1] > 0, 1.0, 2.0) + b,
+    ):
+        model = chooser(kind, weights, choose)
+        with pytest.raises(xai.UnsupportedOperation, match="the data decides"):
+            xai.DeepLIFT(baseline=start)(model, x, target=TARGET)
+        found = xai.DeepLIFT(baseline=start, unsupported="gradient")(model, x, target=TARGET)
+        assert found.coverage["own derivative"]
+        assert_close(xai.LRP(rules="zero")(model, x, target=TARGET).residual, np.zeros(3), relative=1e-4)
+
+
+@pytest.mark.parametrize("kind", FRAMEWORKS)
+def test_reveal_cancel_of_an_activation_with_weights(kind):
+    rng = np.random.default_rng(6)
+    first, bias, second = (rng.normal(size=shape).astype("float32") for shape in ((5, 6), (6,), (6, 3)))
+    slope = array(kind, rng.uniform(0.1, 0.5, size=6).astype("float32"))
+    where = {"modules": torch.where, "nnx": jnp.where, "tensorflow": tf.where}[kind]
+    model = two_layers(kind, first, bias, second, lambda z: where(z > 0, z, slope * z) - 0.2)
+    x, start = (array(kind, rng.normal(size=(3, 5)).astype("float32")) for _ in range(2))
+    found = xai.DeepLIFT(baseline=start, rule="reveal_cancel")(model, x, target=TARGET)
+    assert len(found.coverage["reveal-cancel"]) == 1
+    complete(found, score(model, x) - score(model, start), 1e-5)

@@ -301,6 +301,44 @@ def test_kinds_of_operations():
     assert str((ROWS, WIDTH)) in printed
 
 
+def test_the_larger_of_two_however_it_is_chosen():
+    spelled = {
+        "maximum": lambda t, x, y: t.where(t.greater(x, y), x, y),
+        "minimum": lambda t, x, y: t.where(t.greater(x, y), y, x),
+        "select": lambda t, x, y: t.where(t.call("cut", lambda a, b: abs(a) > abs(b), x, y, dtype="bool"), x, y),
+    }
+    for kind, write in spelled.items():
+        text = Text()
+        program = text.program(write(text, text.input(), text.input()))
+        assert kinds(program)[-1][0] == kind
+        x, y = np.random.default_rng(0).normal(size=(2, ROWS, WIDTH)).astype("float32")
+        function = {"maximum": np.maximum, "minimum": np.minimum}.get(
+            kind, lambda a, b: np.where(abs(a) > abs(b), a, b)
+        )
+        assert np.array_equal(run(program, x, y), function(x, y))
+
+
+def test_what_the_data_decides_on_is_said():
+    text = Text()
+    x, weight = text.input(), np.ones((WIDTH, 3))
+    total = x.over(np.sum)
+    mask = text.call("cut", np.sign, total)
+    place = text.call("cut", lambda a: a.argmax(-1), x, dtype="int64")
+    sizes = text.builder.node("cut", "sizes", [x.number], [((), "float32")], lambda a: (a.size,), facts={"shape": True})
+    written = {
+        "scale": (x * mask, True),
+        "select": (text.where(text.greater(total, 0.0), x, x * 2.0), True),
+        "pick": (text.call("structure", lambda a, i: np.take_along_axis(a, i.astype(int)[:, None], 1), x, place), True),
+        "shift": (x + Value(text, sizes[0]), False),
+        "product": (x * total, False),
+    }
+    for kind, (value, swayed) in written.items():
+        *_, last = text.program(value).active
+        assert (last.kind, last.facts.get("swayed", False)) == (kind, swayed)
+    folded = fold(text.program(text.dense(x, weight) * mask), np)
+    assert [step.kind for step in folded.active][-2:] == ["linear", "scale"]
+
+
 def test_what_is_not_needed_is_not_run():
     text = Text()
     x = text.input()

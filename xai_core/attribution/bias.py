@@ -76,7 +76,7 @@ class _Bias(Rule):
             return [Message(part) for part in slopes]
         if kind in ("activation", "shift", "scale", "negate"):
             amounts = [amount]
-        elif kind in ("max_pool", "min_pool", "maximum", "minimum", "select"):
+        elif kind in ("max_pool", "min_pool", "maximum", "minimum", "select", "pick"):
             amounts = op.pull_at(op.live, amount)
         else:
             amounts = _magnitude_share(op, amount)
@@ -85,7 +85,7 @@ class _Bias(Rule):
 
 _KINDS = {
     *("linear", "shift", "scale", "negate", "add", "subtract", "sum", "activation"),
-    *("max_pool", "min_pool", "maximum", "minimum", "select"),
+    *("max_pool", "min_pool", "maximum", "minimum", "select", "pick"),
 }
 
 

@@ -28,8 +28,10 @@ from xai_core.targets import Pick
 
 __all__ = ["DeepLIFT", "DeepSHAP", "LiftPlan", "contributions", "multipliers"]
 
-_NEAR = 1e-6
-"""Differences below this, relative to the magnitude of the values, are too small for a quotient of differences."""
+
+def _near(xp: Any, array: Any) -> float:
+    """Differences below this, relative to the magnitude of the values, are too small for a quotient of differences."""
+    return 1e-14 if array.dtype == xp.float64 else 1e-6
 
 
 def _compared(op: Operation) -> tuple[Operation, Operation]:
@@ -40,7 +42,8 @@ def _compared(op: Operation) -> tuple[Operation, Operation]:
 
 def _quotient(xp: Any, above: Any, below: Any, otherwise: Any, scale: Any) -> Any:
     """Quotient of differences; `otherwise` where the divisor is within rounding of zero."""
-    some = xp.abs(below) > _NEAR * (scale + _NEAR)
+    near = _near(xp, below)
+    some = xp.abs(below) > near * (scale + near)
     return xp.where(some, above / xp.where(some, below, xp.ones_like(below)), otherwise)
 
 
@@ -285,7 +288,8 @@ class LiftPlan(Plan):
         return join_units(program) if self.cancel else program
 
     def rule(self, step: Step, program: Program) -> Rule | None:
-        return _RULES.get(step.kind)
+        # Where the two runs choose differently, no multiplier of what they choose from gives the difference.
+        return None if step.facts.get("swayed") else _RULES.get(step.kind)
 
     def wants_pullback(self, step: Step) -> bool:
         return step.kind in LINEAR or step.kind in _CHOOSING

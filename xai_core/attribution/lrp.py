@@ -425,6 +425,7 @@ OTHERS: dict[str, Rule] = {
     "min_pool": _Winner(),
     "maximum": _Winner(),
     "minimum": _Winner(),
+    "pick": _Winner(),
     "stop": _Nothing(),
 }
 """Rules for all but linear operations."""
