@@ -128,7 +128,7 @@ weights = lite0.load_weights()
 x = np.stack([lite0.preprocess(p.pixels, "float64") for p in lite0.photographs()])[:1, 64:160, 64:160]
 a, b = xai_torch.lite0.lite0(weights, "float64"), xai_jax.lite0.lite0(weights, "float64")
 explainers = xai.Gradient(), xai.IntegratedGradients(steps=3), xai.SmoothGrad(samples=2), xai.Occlusion(window=48)
-for explainer in explainers:
+for explainer in (*explainers, xai.LRP(rules="zero"), xai.DeepLIFT()):
     first = explainer(a, np.moveaxis(x, -1, 1), target=282).values
     second = explainer(b, x, target=282).values
     assert second.dtype == np.float64

@@ -7,8 +7,8 @@ from typing import Any
 _LIBRARIES: list[Any] = []
 
 
-def build(name: str, seed: int = 0, **options: Any) -> Any:
-    """A model of torchvision by name, with random weights, in evaluation."""
+def declare() -> None:
+    """Declare what torchvision looks for when it is imported, by transformers too."""
     import torch
 
     if not _LIBRARIES:
@@ -16,6 +16,13 @@ def build(name: str, seed: int = 0, **options: Any) -> Any:
         library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _LIBRARIES.append(library)
+
+
+def build(name: str, seed: int = 0, **options: Any) -> Any:
+    """A model of torchvision by name, with random weights, in evaluation."""
+    import torch
+
+    declare()
     from torchvision import models
 
     torch.manual_seed(seed)

@@ -172,6 +172,8 @@ MASK = (TOKENS != 0).astype("int64")
 
 def bert() -> Case:
     import torch
+
+    torchvision_models.declare()
     from transformers import BertConfig, BertForSequenceClassification
 
     torch.manual_seed(0)
@@ -182,6 +184,8 @@ def bert() -> Case:
 
 def vit() -> Case:
     import torch
+
+    torchvision_models.declare()
     from transformers import ViTConfig, ViTForImageClassification
 
     torch.manual_seed(0)
