@@ -109,6 +109,17 @@ class Streams:
             out[:, j] = out[:, j - 1]
         return out
 
+    def uniform(self, rows: Sequence[int], draws: Sequence[int], count: int, part: int = 0) -> _Host:
+        """Uniform numbers from 0 to 1, (rows, draws, count), in single precision."""
+        size = max(1, min(GROUP, _NUMBERS_PER_GROUP // max(1, count)))
+        groups, places = np.divmod(np.asarray(draws, dtype=np.int64), size)
+        out = np.empty((len(rows), len(draws), count), dtype=np.float32)
+        for i, row in enumerate(rows):
+            for group in np.unique(groups):
+                drawn = self.generator(row, int(group), part).random((size, count), dtype=np.float32)
+                out[i, groups == group] = drawn[places[groups == group]]
+        return out
+
     def children(self, rows: Sequence[int], draws: Sequence[int]) -> Streams:
         """Streams of the row-major pairs (row, draw), for a method inside a method."""
         return Streams(self.seed, tuple((*self.keys[row], draw) for row in rows for draw in draws))

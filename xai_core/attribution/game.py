@@ -25,7 +25,7 @@ from xai_core.targets import Pick
 __all__ = ["Game", "Removal", "Worth", "resolve_removal"]
 
 Masks = Callable[[Sequence[int]], np.ndarray[Any, Any]]
-"""From numbers of coalitions to their members, (coalitions, features), not zero where a feature is present."""
+"""From numbers of coalitions to their members, (coalitions, features): truths, or shares from 0 to 1 of what is mixed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,20 +102,27 @@ class Game:
         return self.features.count
 
     @property
+    def own(self) -> np.ndarray[Any, Any]:
+        """Which features each sample has, (batch, features)."""
+        return np.broadcast_to(self.features.sizes > 0, (self.problem.batch, self.count))
+
+    @property
     def dtype(self) -> Any:
         """dtype of worths."""
         return self.problem.accumulator_dtype(self.problem.scores_or_known())
 
     def shuffle(self, part: int) -> None:
-        """Let each sample have its features in a random order of its own.
+        """Let each sample have its features in a random order of its own, those that it lacks last.
 
         A design of coalitions, and what is computed from it alone, can then serve all samples and yet be drawn anew for
         each.
         """
-        streams = self.problem.streams
-        self.arrange(
-            np.stack([streams.generator(row, 0, part).permutation(self.count) for row in range(self.problem.batch)])
-        )
+        columns = np.empty((self.problem.batch, self.count), dtype=np.int64)
+        for row, own in enumerate(self.own):
+            order = self.problem.streams.generator(row, 0, part).permutation(int(own.sum()))
+            columns[row, own] = order
+            columns[row, ~own] = np.arange(len(order), self.count)
+        self.arrange(columns)
 
     def arrange(self, columns: np.ndarray[Any, Any]) -> None:
         """Say which column of a coalition each feature has, (batch, features)."""
@@ -142,7 +149,7 @@ class Game:
 
     def empty(self) -> Any:
         """Worth of the coalition of none, (batch, 1, outputs)."""
-        return self.worth(lambda numbers: np.zeros((len(numbers), self.count)), 1)
+        return self.worth(lambda numbers: np.zeros((len(numbers), self.count), dtype=bool), 1)
 
     def _wide(self, score: Any) -> Any:
         xp = self.problem.xp
@@ -165,7 +172,9 @@ class Game:
             for span in spans(count, max(1, room // block.width), constant=constant):
                 present = held.get(span.start)
                 if present is None:
-                    present = problem.to_device(_with_fixed(masks(span.indices)))
+                    members = _with_fixed(masks(span.indices))
+                    like = None if members.dtype == bool else problem.scores_or_known()
+                    present = problem.to_device(members, like=like)
                 if keep:
                     held[span.start] = present
                 worth: Any = None
@@ -282,7 +291,7 @@ def ignores_input(problem: Problem, removal: Removal) -> bool:
 
 def _with_fixed(present: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Coalitions with one more column, for what is never removed."""
-    return np.pad(np.asarray(present, dtype=bool), ((0, 0), (0, 1)), constant_values=True)
+    return np.pad(present, ((0, 0), (0, 1)), constant_values=present.dtype.type(1))
 
 
 @dataclass(frozen=True)
