@@ -28,15 +28,19 @@ from xai_core.attribution.cam import (
 )
 from xai_core.attribution.conservation import conservation
 from xai_core.attribution.deep_lift import DeepLIFT, DeepSHAP
+from xai_core.attribution.difference import PredictionDifference
 from xai_core.attribution.gradient import Gradient, InputXGradient
 from xai_core.attribution.guided_path import BlurIntegratedGradients, GuidedIntegratedGradients, SmoothTaylor
 from xai_core.attribution.layerwise import Conductance, GradientXActivation, InternalInfluence, LayerActivation
+from xai_core.attribution.lime import LIME
 from xai_core.attribution.lrp import LRP, DeepTaylor, ExcitationBackprop
 from xai_core.attribution.noise import SmoothGrad, SquareGrad, VarGrad
 from xai_core.attribution.occlusion import Occlusion
 from xai_core.attribution.path import ExpectedGradients, IntegratedGradients
+from xai_core.attribution.rise import RISE
 from xai_core.attribution.rule_cams import LIFTCAM, GuidedGradCAM, RelevanceCAM
 from xai_core.attribution.ruled import graph
+from xai_core.attribution.sensitivity import HSICAttribution, SobolAttribution
 from xai_core.attribution.shapley import ExactSHAP, KernelSHAP, PartitionSHAP, PermutationSHAP, ShapleySampling
 from xai_core.baselines import Baseline, Blur, Mean, Noise, Sample, Zero
 from xai_core.errors import (
@@ -72,7 +76,9 @@ __version__ = _version("xai-core")
 __all__ = [
     "CAM",
     "LIFTCAM",
+    "LIME",
     "LRP",
+    "RISE",
     "AblationCAM",
     "BackendError",
     "Baseline",
@@ -109,6 +115,7 @@ __all__ = [
     "GuidedBackprop",
     "GuidedGradCAM",
     "GuidedIntegratedGradients",
+    "HSICAttribution",
     "HiResCAM",
     "InputDependenceError",
     "InputError",
@@ -134,6 +141,7 @@ __all__ = [
     "PartitionSHAP",
     "Patches",
     "PermutationSHAP",
+    "PredictionDifference",
     "RelevanceCAM",
     "Sample",
     "ScoreCAM",
@@ -142,6 +150,7 @@ __all__ = [
     "SmoothGrad",
     "SmoothGradCAMPlusPlus",
     "SmoothTaylor",
+    "SobolAttribution",
     "Spans",
     "SquareGrad",
     "Superpixels",
