@@ -187,8 +187,10 @@ class LIME(Explainer):
         problem = game.problem
         xp = problem.xp
         share = design.weights[None, :] / design.weights.sum()
-        centre = game.weighted(share, scores)
-        centred = scores - centre
+        # From the score of the input, which comes first: what does not change is zero without rounding.
+        first = scores[:, :1, :]
+        centre = game.weighted(share, scores - first)
+        centred = scores - first - centre
         columns = np.arange(design.z.shape[1])
         if self.regularization == "ridge" and (self.top is None or self.top >= len(columns)):
             found = [self._solved(game, design, centred, columns, self.penalty, 0.0)]
@@ -204,7 +206,7 @@ class LIME(Explainer):
                 one = centred[place : place + 1, ...]
                 found.append(self._solved(game, design, one, chosen, penalty, shift))
         values, error, r2, slope = (xp.concat(list(parts), axis=0) for parts in zip(*found, strict=True))
-        return values, error, r2[:, 0, 0], (centre - slope)[:, 0, 0]
+        return values, error, r2[:, 0, 0], (first + centre - slope)[:, 0, 0]
 
     def _solved(
         self, game: Game, design: _Design, centred: Any, chosen: _Host, penalty: float, shift: Any

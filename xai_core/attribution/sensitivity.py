@@ -257,7 +257,7 @@ def _kernel_times(xp: Any, scores: Any, z: Any) -> Any:
     count, parts = tuple(scores.shape)[0], []
     width = max(1, _CELLS // count)
     for start in range(0, count, width):
-        some = scores[start : start + width]
+        some = scores[start : min(start + width, count)]
         parts.append(xp.matmul(xp.exp(-0.5 * (some[:, None] - scores[None, :]) ** 2), z))
     return parts[0] if len(parts) == 1 else xp.concat(parts, axis=0)
 
