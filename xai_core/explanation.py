@@ -443,16 +443,17 @@ def _encode(value: Any, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
     if isinstance(value, (tuple, list)):
         kind = "list" if isinstance(value, list) else "tuple"
         return {"kind": kind, "items": [_encode(item, arrays) for item in value]}
+    from xai_core import baselines, rules
     from xai_core.attribution.base import Explainer
-    from xai_core.baselines import Baseline
 
     if isinstance(value, Layer):
         return {"kind": "layer", "value": str(value)}
     if isinstance(value, Explainer):
         return {"kind": "explainer", "value": _encode_explainer(value, arrays)}
-    if isinstance(value, Baseline) and type(value).__module__ == "xai_core.baselines":
-        items = {entry.name: getattr(value, entry.name) for entry in dataclasses.fields(value)}  # type: ignore[arg-type]
-        return {"kind": "baseline", "name": type(value).__name__, "options": _encode(items, arrays)}
+    for kind, module in (("baseline", baselines), ("rule", rules)):
+        if dataclasses.is_dataclass(value) and getattr(module, type(value).__name__, None) is type(value):
+            items = {entry.name: getattr(value, entry.name) for entry in dataclasses.fields(value)}
+            return {"kind": kind, "name": type(value).__name__, "options": _encode(items, arrays)}
     return {"kind": "named", "value": getattr(value, "__qualname__", None) or repr(value)}
 
 
@@ -473,10 +474,11 @@ def _decode(node: Any, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
         return {key: _decode(item, arrays) for key, item in node["items"]}
     if kind == "explainer":
         return _decode_explainer(node["value"], arrays)
-    if kind == "baseline":
-        from xai_core import baselines
+    if kind in ("baseline", "rule"):
+        from xai_core import baselines, rules
 
-        return getattr(baselines, node["name"])(**_decode(node["options"], arrays))
+        module = baselines if kind == "baseline" else rules
+        return getattr(module, node["name"])(**_decode(node["options"], arrays))
     items = [_decode(item, arrays) for item in node["items"]]
     return items if kind == "list" else tuple(items)
 

@@ -79,7 +79,7 @@ def _join(program: Program) -> tuple[Step, ...]:
         if step.kind != "linear":
             continue
         between, value = [], step.outputs[0]
-        while uses[value] == 1 and value in users and users[value].kind == "mark":
+        while uses[value] == 1 and value in users and (users[value].kind == "mark" or users[value].facts.get("cast")):
             between.append(users[value])
             value = users[value].outputs[0]
         if uses[value] != 1 or value not in users or users[value].kind != "activation":
@@ -154,6 +154,12 @@ class _Chain:
         constant, operation = step.inputs[position], step.facts.get("of")
         if step.facts.get("swayed") or operation not in ("add", "subtract", "multiply", "divide"):
             return False
+        behind = len(shape) - len(self.graph.shapes[constant])
+        varied = {axis + behind for axis in _varying(constant, self.graph, self.makers)}
+        back = {now: own for own, now in self.axes.items()}
+        # What differs from place to place, a mask before a softmax for example, is no bias.
+        if varied - back.keys() or (step.kind == "scale" and varied and not self.scalable):
+            return False
         place = self._place(constant)
         if step.kind == "shift":
             turned = operation == "subtract" and position == 0  # constant - value
@@ -166,12 +172,6 @@ class _Chain:
 
             self._accept(step, (lambda xp, inputs: -1.0) if turned else None, shift)
             return True
-        lengths = _varying(constant, self.graph, self.makers)
-        behind = len(shape) - len(self.graph.shapes[constant])
-        varied = {axis + behind for axis in lengths}
-        back = {now: own for own, now in self.axes.items()}
-        if varied and not (self.scalable and varied <= back.keys()):
-            return False
         invert = operation == "divide"
         factor = partial(_factor, place, len(shape), {axis: back[axis] for axis in sorted(varied)}, self.rank, invert)
 

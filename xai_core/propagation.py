@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Any
 
 from xai_core.backend import Backend
-from xai_core.errors import UnsupportedOperation
+from xai_core.errors import OptionError, UnsupportedOperation
 from xai_core.folding import folded_bias, folded_weight
 from xai_core.operations import Program, Step, Tape, pull_step
 
@@ -156,6 +156,12 @@ class Operation:
     @cached_property
     def weight(self) -> Any:
         """Weights of a linear operation; constant factors behind it, batch norm for example, are folded in."""
+        if "weight" not in self.step.facts:
+            raise OptionError(
+                f"A rule for weights was given to {self.step.label}, which has none.",
+                received=f"kind {self.step.kind!r}",
+                fix="give it to 'linear', 'convolution', 'dense', 'first', 'last' or to layers with weights.",
+            )
         return folded_weight(self.xp, self.step.facts, self.inputs)
 
     @cached_property

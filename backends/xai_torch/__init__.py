@@ -14,7 +14,7 @@ import torch
 from xai_core.backend import Adapted, Around, Backend, Identity, Pull, Traced, captured, lifetime, settings
 from xai_core.errors import InputError, TrainingModeError, describe, dtype_name
 from xai_core.layers import Tree
-from xai_torch.graph import traced
+from xai_torch.graph import TRACING, traced
 from xai_torch.taps import TREE, follow, layers
 
 __all__ = ["TorchBackend", "backend"]
@@ -55,7 +55,7 @@ class TorchBackend(Backend):
                 channel_axis=self.channel_axis,
             )
         module = unwrapped(model)
-        first = next((p for p in [*module.parameters(), *module.buffers()] if p.is_floating_point()), None)
+        first = next((p for p in [*_held(module), *_held(module, "buffers")] if p.is_floating_point()), None)
 
         def check(leaves: list[Any]) -> None:
             _check_training(module)
@@ -71,7 +71,7 @@ class TorchBackend(Backend):
             # The list of layers, found out once, holds for a model as it is built and set now.
             read=lambda _: ((), tuple((path, settings(part)) for path, part in module.named_modules())),
             check=check,
-            preserve=lambda: _preserved(list(module.buffers())),
+            preserve=lambda: _preserved(_held(module, "buffers")),
             device=None if first is None else first.device,
             channel_axis=self.channel_axis,
             sequence_axis=1 if any(isinstance(part, _SIGNAL_LAYERS) for part in module.modules()) else -1,
@@ -122,6 +122,12 @@ class TorchBackend(Backend):
             return [next(found) if leaf.requires_grad else None for leaf in inputs]
 
         return value.detach(), pull
+
+
+def _held(module: torch.nn.Module, what: str = "parameters") -> list[Any]:
+    """Parameters or buffers, not those that another thread has put there while it traces."""
+    with TRACING:
+        return list(getattr(module, what)())
 
 
 def modules_of(function: Any) -> list[torch.nn.Module]:

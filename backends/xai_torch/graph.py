@@ -26,18 +26,19 @@ from torch._decomp import decomposition_table
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx.node import map_aggregate
 
-from xai_core.backend import Around, Identity, Traced, settings
+from xai_core.backend import Around, Identity, Traced, captured, settings
 from xai_core.errors import CapabilityError, XaiError, dtype_name
 from xai_core.graph import Graph, GraphBuilder
 from xai_core.structure import Structure, flatten
 from xai_torch.aten import Steps, Value, translation
 from xai_torch.taps import TREE
 
-__all__ = ["traced"]
+__all__ = ["TRACING", "traced"]
 
 _KEPT = 16
 _ROUNDS = 4
-_ONE_AT_A_TIME = threading.RLock()
+TRACING = threading.RLock()
+"""Held while a model is traced: PyTorch puts other tensors into its modules for that time."""
 _GRAPHS: dict[int, OrderedDict[Hashable, _Graph]] = {}
 
 _LIBRARY = torch.library.Library("xai", "FRAGMENT")
@@ -77,12 +78,18 @@ def traced(
 
     def trace(params: Any, x: Any, pick: Callable[[Any], Any]) -> Graph:
         leaves, structure = flatten(x)
+        if any(isinstance(part, torch.jit.ScriptModule) for part in modules.modules()):
+            raise CapabilityError(
+                "The operations of TorchScript cannot be traced.",
+                received="torch.jit.ScriptModule",
+                fix="use the module that it was made from, or a method that needs no operations.",
+            )
         described = tuple((tuple(leaf.shape), leaf.dtype, str(leaf.device)) for leaf in leaves)
-        with _ONE_AT_A_TIME:
+        with TRACING:
             kept = _kept_with(anchor)
             key = (structure, described, pick, _fingerprint(modules), static())
             found = kept.get(key)
-            if found is None:
+            if found is None or found.outdated():
                 run = _Run(modules, marked, params, structure, pick)
                 with _untouched(modules, leaves):
                     found = _translate(_export(run, leaves), modules)
@@ -299,6 +306,7 @@ def _fingerprint(modules: torch.nn.Module) -> Hashable:
             (
                 path,
                 type(part),
+                None if type(part).__module__.startswith("torch.") else captured(type(part).forward, lambda value: ()),
                 settings(types.SimpleNamespace(**public)),
                 tuple(
                     (name, tuple(value.shape), value.dtype, str(value.device), names.setdefault(id(value), len(names)))
@@ -326,9 +334,14 @@ def _named(part: torch.nn.Module) -> Iterator[tuple[str, Any]]:
 class _Graph:
     """A graph, and where its constants are found."""
 
-    def __init__(self, graph: Graph, places: Mapping[int, str]) -> None:
+    def __init__(self, graph: Graph, places: Mapping[int, str], read: Sequence[Any]) -> None:
         self._graph = graph
         self._places = places
+        self._read = [(tensor, tensor._version) for tensor in read]
+
+    def outdated(self) -> bool:
+        """Whether a tensor that was taken for a number was changed in place."""
+        return any(tensor._version != version for tensor, version in self._read)
 
     def at(self, modules: torch.nn.Module) -> Graph:
         """The graph with the tensors that the modules hold now."""
@@ -369,6 +382,7 @@ class _Walk:
         self._values: dict[torch.fx.Node, Any] = {}
         self._places: dict[int, str] = {}
         self._inputs: list[int] = []
+        self._read: list[Any] = []
 
     def result(self) -> _Graph:
         kinds = {spec.arg.name: spec for spec in self._program.graph_signature.input_specs}
@@ -382,7 +396,7 @@ class _Walk:
         specs = self._program.graph_signature.output_specs
         scores = next(spec.arg.name for spec in specs if spec.kind is OutputKind.USER_OUTPUT)
         made = next(value for node, value in self._values.items() if node.name == scores)
-        return _Graph(self._builder.build(self._inputs, made.number), self._places)
+        return _Graph(self._builder.build(self._inputs, made.number), self._places, self._read)
 
     def _placeholder(self, node: torch.fx.Node, spec: Any) -> Value:
         array = node.meta["val"]
@@ -396,8 +410,9 @@ class _Walk:
         number = self._builder.constant(held, shape, dtype_name(dtype))
         if spec.kind is not InputKind.CONSTANT_TENSOR or _is_held(self._modules, name):
             self._places[number] = name
-        elif held is not None and held.numel() == 1:  # Keras makes a tensor of `maximum(x, 0.0)`
-            self._builder.numbers[number] = float(held)
+        elif held is not None and held.numel() == 1 and not held.is_inference():
+            self._builder.numbers[number] = float(held)  # Keras makes a tensor of `maximum(x, 0.0)`
+            self._read.append(held)
         return Value(number, shape, dtype)
 
     def _call(self, node: torch.fx.Node) -> None:

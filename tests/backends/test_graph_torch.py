@@ -605,6 +605,32 @@ def test_changes_after_tracing(change):
     assert (graph.nodes is first.nodes) == numbers_only
 
 
+FACTOR = 2.0
+
+
+class Outside(nn.Module):
+    """Computes with a number and a tensor that it does not hold."""
+
+    def __init__(self, least):
+        super().__init__()
+        self.inner = lambda x: torch.maximum(x, least)
+
+    def forward(self, x):
+        return self.inner(x) * FACTOR
+
+
+def test_numbers_outside_of_the_model_that_change(monkeypatch):
+    least, x = torch.tensor(0.0), randn(2, 4)
+    model = Outside(least).eval()
+    assert len(xai.GuidedBackprop()(model, x, target=0).coverage["guided"]) == 1
+    monkeypatch.setitem(globals(), "FACTOR", -3.0)
+    graph = graph_of(model, x)
+    torch.testing.assert_close(evaluate(graph, [x])[graph.output], model(x))
+    least.fill_(0.5)  # no ReLU any more
+    with pytest.raises(xai.CapabilityError, match="ReLU"):
+        xai.GuidedBackprop()(model, x, target=0)
+
+
 def test_graphs_go_with_the_model():
     model = Small().eval()
     graph_of(model, randn(2, 3, 6, 6))

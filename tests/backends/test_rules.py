@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from concurrent import futures
 
 import literal_rules as literal
 import numpy as np
@@ -608,3 +609,137 @@ def test_reveal_cancel_of_an_activation_with_weights(kind):
     found = xai.DeepLIFT(baseline=start, rule="reveal_cancel")(model, x, target=TARGET)
     assert len(found.coverage["reveal-cancel"]) == 1
     complete(found, score(model, x) - score(model, start), 1e-5)
+
+
+# Values that are not finite, or hardly
+
+
+@pytest.mark.parametrize("kind", FRAMEWORKS)
+def test_a_mask_of_infinities_before_softmax(kind):
+    """Queries that are weights: the scores are linear in the data, but what masks them is no bias."""
+    rng = np.random.default_rng(5)
+    query, out = (rng.normal(size=shape).astype("float32") for shape in ((2, 6), (6, 3)))
+    mask = np.asarray([0, -np.inf, 0, 0], dtype="float32")
+    host = rng.normal(size=(3, 4, 6)).astype("float32")
+    kept = mask == 0
+
+    def attending(mask):
+        query_, out_, mask_ = (array(kind, each) for each in (query, out, mask))
+        softmax = {"modules": lambda a: a.softmax(-1), "nnx": jax.nn.softmax, "tensorflow": tf.nn.softmax}[kind]
+        swap = {"modules": lambda a: a.mT, "nnx": lambda a: a.mT, "tensorflow": tf.linalg.matrix_transpose}[kind]
+        total = {"modules": torch.sum, "nnx": jnp.sum, "tensorflow": tf.reduce_sum}[kind]
+        return lambda x: total(softmax(query_ @ swap(x) + mask_) @ x, 1) @ out_
+
+    for rules in ("epsilon", "gamma", "alpha2_beta1"):
+        found = xai.LRP(rules=rules)(attending(mask), array(kind, host), target=TARGET)
+        short = xai.LRP(rules=rules)(attending(mask[kept]), array(kind, host[:, kept]), target=TARGET)
+        assert_close(np.asarray(found.values)[:, kept], np.asarray(short.values), relative=1e-4)
+        assert not np.asarray(found.values)[:, ~kept].any()
+
+
+@pytest.mark.parametrize("kind", FRAMEWORKS)
+def test_halves_where_an_activation_of_zero_is_not_zero(kind):
+    rng = np.random.default_rng(11)
+    first, bias, second = (rng.normal(size=shape) for shape in ((5, 6), (6,), (6, 3)))
+    sigmoid = {"modules": torch.sigmoid, "nnx": jax.nn.sigmoid, "tensorflow": tf.sigmoid}[kind]
+    relu = {"modules": torch.relu, "nnx": jax.nn.relu, "tensorflow": tf.nn.relu}[kind]
+    x = rng.normal(size=(3, 5))
+    found = []
+    for dtype in ("float16", "float32"):
+        weights = [each.astype("float16").astype(dtype) for each in (first, bias, second)]
+        model = two_layers(kind, *weights, lambda z: sigmoid(relu(z)))
+        given = array(kind, x.astype("float16").astype(dtype))
+        found.append(np.asarray(xai.LRP()(model, given, target=TARGET).values, dtype=float))
+    assert_close(found[0], found[1], relative=2e-2)
+
+
+def test_reveal_cancel_of_halves():
+    """Batch norm of halves computes in single precision: a cast lies between the linear operation and its activation."""
+    model, x = halved("modules", "conv"), array("modules", moved("modules", rulenets.inputs("conv")).astype("float16"))
+    found = xai.DeepLIFT(rule="reveal_cancel")(model, x, target=TARGET)
+    whole = xai.DeepLIFT(rule="reveal_cancel")(made("conv", "modules"), x.float(), target=TARGET)
+    assert found.coverage == whole.coverage
+    assert_close(found.values, whole.values, relative=2e-2)
+
+
+# Names, and what users mistake
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("EpsilonPlusFlat", xai.rules.EpsilonPlusFlat()),
+        ("epsilon-plus", xai.rules.EpsilonPlus()),
+        ("z+", xai.rules.ZPlus()),
+        ("flat", xai.rules.Flat()),
+        ({"first": "w_square", "linear": "gamma"}, {"first": xai.rules.WSquare(), "linear": xai.rules.Gamma()}),
+        ([("first", "flat")], {"first": xai.rules.Flat()}),
+    ],
+    ids=str,
+)
+def test_names_of_rules(given, meant):
+    model, x = made("conv", "modules"), array("modules", moved("modules", rulenets.inputs("conv")))
+    found, wanted = (xai.LRP(rules=rules)(model, x, target=TARGET) for rules in (given, meant))
+    assert found.coverage == wanted.coverage
+    assert_close(found.values, wanted.values)
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (lambda: xai.LRP(rules="epslon"), "did you mean 'epsilon'"),
+        (lambda: xai.LRP(rules=xai.rules.Gamma), "is a rule"),
+        (lambda: xai.LRP(rules=["gamma"]), "pairs"),
+        (lambda: xai.LRP(rules={"first": "flatt"}), "pairs"),
+        (lambda: xai.rules.Gamma(-1.0), "`gamma` of Gamma"),
+        (lambda: xai.rules.Epsilon(float("nan")), "`epsilon` of Epsilon"),
+        (lambda: xai.rules.AlphaBeta("2", 1), "`alpha` of AlphaBeta"),
+        (lambda: xai.rules.AlphaBeta(2, 0), "must be 1"),
+        (lambda: xai.rules.ZBox(1, -1), "below"),
+        (lambda: xai.rules.ZBox(np.zeros(3), np.ones(2)), "fit"),
+        (lambda: xai.DeepTaylor(low="a", high=1), "numbers"),
+        (lambda: xai.LRP(rules={"first": xai.rules.ZBox((0, 0, 0), 1)}), "must broadcast to a sample"),
+        (lambda: xai.LRP(rules={"max_pool": xai.rules.Gamma()}), "which has none"),
+        (lambda: xai.LRP(rules={"convolutions": xai.rules.Gamma()}), "'convolution'"),
+    ],
+)
+def test_rules_that_do_not_fit_are_refused(make, problem):
+    x = array("modules", moved("modules", rulenets.inputs("conv")))
+    with pytest.raises((xai.OptionError, xai.UnknownNameError), match=problem):
+        make()(made("conv", "modules"), x, target=TARGET)
+
+
+@pytest.mark.parametrize(
+    "rules", [xai.rules.EpsilonGammaBox(((-3,),), 4), {"conv1": xai.rules.Flat()}, xai.rules.Pass()]
+)
+def test_rules_are_saved(rules, tmp_path):
+    kind = {"activation": rules} if isinstance(rules, xai.rules.Pass) else rules
+    model, x = made("plain", "modules"), array("modules", moved("modules", rulenets.inputs("plain")))
+    found = xai.LRP(rules=kind)(model, x, target=TARGET)
+    found.save(tmp_path / "explanation.npz")
+    assert xai.load(tmp_path / "explanation.npz").explainer == found.explainer
+
+
+def test_nothing_flows_through_rounding():
+    model = torch.nn.Linear(5, 4)
+    rounded = lambda x: torch.round(model(x))  # noqa: E731
+    for explainer in (xai.LRP(), xai.DeepLIFT()):
+        with pytest.raises(xai.InputDependenceError, match="rounding"):
+            explainer(rounded, array("modules", rulenets.inputs("dense")), target=TARGET)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_torch_script_is_refused_by_name():
+    x = array("modules", rulenets.inputs("dense"))
+    scripted = torch.jit.trace(rulenets.torch_net("dense", "functional"), x)
+    with pytest.raises(xai.CapabilityError, match="TorchScript"):
+        xai.LRP()(scripted, x, target=TARGET)
+
+
+def test_threads_that_trace_one_model():
+    model, x = rulenets.torch_net("dense", "modules"), array("modules", rulenets.inputs("dense", 8))
+    wanted = xai.LRP()(rulenets.torch_net("dense", "modules"), x, target=TARGET).values
+    with futures.ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda rows: xai.LRP()(model, x[:rows], target=TARGET).values, range(1, 9)))
+    for rows, values in enumerate(found, 1):
+        assert_close(values, wanted[:rows])

@@ -425,6 +425,10 @@ def test_what_cannot_be_folded_is_not():
 
     # A factor that varies with the sample is none of the weights.
     assert left(lambda t, x, z: z * rng.normal(size=(ROWS, 3))) == ["linear", "scale"]
+    # Nor is a summand that does, or that varies with the place: a mask before a softmax.
+    assert left(lambda t, x, z: z + rng.normal(size=(ROWS, 3))) == ["linear", "shift"]
+    masked = lambda t, x, z: t.call("contraction", np.matmul, np.ones((3, ROWS)), x) + rng.normal(size=WIDTH)  # noqa: E731
+    assert left(masked)[-1] == "shift"
     # A result that is used twice stays.
     twice = lambda t, x, z: z * 2.0 + t.call("sum", lambda a: a[:, ::-1] / 2, z)  # noqa: E731
     assert left(twice) == ["linear", "scale", "sum", "add"]

@@ -9,8 +9,9 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -75,8 +76,23 @@ def _negative(xp: Any, array: Any) -> Any:
     return kept(xp, array, array < 0)
 
 
+class _Numbers(Rule):
+    """A rule whose options are numbers, none of them negative."""
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, entry.name)
+            if entry.type != "float" or (isinstance(value, Real) and 0 <= float(value) < math.inf):
+                continue
+            raise OptionError(
+                f"`{entry.name}` of {self.name} is a number from 0 on.",
+                received=repr(value),
+                fix=f"{self.name}({entry.name}={entry.default})",
+            )
+
+
 @dataclass(frozen=True)
-class Epsilon(Rule):
+class Epsilon(_Numbers):
     """`R_i = sum_j x_i w_ij R_j / (z_j + epsilon sign z_j)`.
 
     Source: Bach et al. 2015, doi:10.1371/journal.pone.0130140, equation 58. One pass back.
@@ -116,7 +132,7 @@ def _sides(op: Operation, up: Callable[[], Any], down: Callable[[], Any]) -> Any
 
 
 @dataclass(frozen=True)
-class Gamma(Rule):
+class Gamma(_Numbers):
     """`R_i = sum_j x_i (w_ij + gamma w_ij+) R_j / sum_i x_i (w_ij + gamma w_ij+)`, for data of either sign.
 
     What raises a positive result, and what lowers a negative one, counts `1 + gamma` times: for `z_j > 0` products
@@ -161,7 +177,7 @@ class Gamma(Rule):
 
 
 @dataclass(frozen=True)
-class AlphaBeta(Rule):
+class AlphaBeta(_Numbers):
     """`R_i = sum_j (alpha (x_i w_ij)+ / z_j+ - beta (x_i w_ij)- / z_j-) R_j`, with `alpha - beta = 1`.
 
     `z+` and `z-` are the sums of the positive and of the negative products, the bias on its side.
@@ -175,6 +191,7 @@ class AlphaBeta(Rule):
     epsilon: float = 1e-6
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not math.isclose(self.alpha - self.beta, 1.0) or self.beta < 0:
             raise OptionError(
                 "`alpha - beta` must be 1, and `beta` not negative, or relevance is not conserved.",
@@ -205,7 +222,7 @@ def _one_sided(op: Operation, side: Any, epsilon: float, factor: float, bias: bo
 
 
 @dataclass(frozen=True)
-class ZPlus(Rule):
+class ZPlus(_Numbers):
     """`R_i = sum_j (x_i w_ij)+ R_j / sum_i (x_i w_ij)+`: positive products alone, `AlphaBeta` with beta 0.
 
     Source: Montavon et al. 2017, arXiv:1512.02479, equation 14, for data of either sign. One pass forward and one back with
@@ -225,7 +242,7 @@ class ZPlus(Rule):
 
 
 @dataclass(frozen=True)
-class ZBox(Rule):
+class ZBox(_Numbers):
     """`R_i = sum_j (x_i w_ij - low w_ij+ - high w_ij-) R_j / sum_i (...)`, for inputs between `low` and `high`.
 
     Source: Montavon et al. 2017, arXiv:1512.02479, equation 15 (the z-B rule). Three passes forward and back.
@@ -242,8 +259,27 @@ class ZBox(Rule):
     epsilon: float = 1e-6
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        bounds = []
         for name in ("low", "high"):
-            object.__setattr__(self, name, _nested(np.asarray(getattr(self, name), dtype=float).tolist()))
+            given = getattr(self, name)
+            try:
+                bounds.append(np.asarray(given, dtype=float))
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise OptionError(
+                    f"`{name}` of ZBox is numbers.", received=describe(given), fix=f"{name}=1.0"
+                ) from error
+            object.__setattr__(self, name, _nested(bounds[-1].tolist()))
+        try:
+            fit = bool(np.all(bounds[0] <= bounds[1]) and np.all(np.isfinite(bounds[0]) & np.isfinite(bounds[1])))
+        except ValueError:  # they do not broadcast to each other
+            fit = False
+        if not fit:
+            raise OptionError(
+                "`low` of ZBox is below `high`, both finite and of shapes that fit.",
+                received=f"low={self.low!r}, high={self.high!r}",
+                fix="low=-1.0, high=1.0",
+            )
 
     def __call__(self, op: Operation) -> list[Any]:
         xp, w, x = op.xp, op.weight, op.live[0]
@@ -264,12 +300,20 @@ def _nested(value: Any) -> Any:
 
 
 def _filled(xp: Any, bound: Any, x: Any) -> Any:
+    given, sample = np.shape(bound), tuple(x.shape)[1:]
+    behind = zip(given[::-1], sample[::-1], strict=False)
+    if len(given) > len(sample) or any(size not in (1, wanted) for size, wanted in behind):
+        raise OptionError(
+            f"`low` and `high` of ZBox must broadcast to a sample, of shape {sample}.",
+            received=f"shape {given}",
+            fix="a number, or an array with one axis for each of the sample's: (3, 1, 1) for images with channels first.",
+        )
     array = xp.asarray(bound, dtype=x.dtype, device=getattr(x, "device", None))
     return xp.zeros_like(x) + array
 
 
 @dataclass(frozen=True)
-class WSquare(Rule):
+class WSquare(_Numbers):
     """`R_i = sum_j w_ij^2 R_j / sum_i w_ij^2`, whatever the data.
 
     Source: Montavon et al. 2017, arXiv:1512.02479, equation 12. One pass forward and one back with other weights.
@@ -282,7 +326,7 @@ class WSquare(Rule):
 
 
 @dataclass(frozen=True)
-class Flat(Rule):
+class Flat(_Numbers):
     """`R_i = sum_j R_j / n_j`: evenly over all `n_j` inputs of a unit.
 
     Source: Lapuschkin et al. 2019, arXiv:1902.10178, supplement. One pass forward and one back with other weights.
@@ -335,12 +379,12 @@ class _Activation(Rule):
             return [op.message]
         if op.step.name == "relu":
             return [Message(kept(xp, slope, x > 0), op.message.amount)]
-        near = 1e-6
+        near = 1e-3 if x.dtype == getattr(xp, "float16", None) else 1e-6  # of which the reciprocal is finite
         some = xp.abs(x) > near
         ratio = op.output / xp.where(some, x, xp.ones_like(x))
-        # At zero the derivative, which is the limit of f(x)/x, where f(0) is 0; else as much as stays finite.
+        # At zero, or where f(0) is 0, the derivative, which then is the limit of f(x)/x; else as much as stays finite.
         own = op.pull(xp.ones_like(op.output))[0]
-        limit = xp.where(xp.abs(op.output) > 1e-3, op.output / stabilised(xp, x, near), own)
+        limit = xp.where(xp.logical_and(x != 0, xp.abs(op.output) > 1e-3), op.output / stabilised(xp, x, near), own)
         return [Message(slope * xp.where(some, ratio, limit), op.message.amount)]
 
 
@@ -352,6 +396,20 @@ class _Half(Rule):
 
     def __call__(self, op: Operation) -> list[Any]:
         return [part / 2 for part in op.pull(op.slope)]
+
+
+@dataclass(frozen=True)
+class _Gate(Rule):
+    """Products with a gate, an activation that is not zero at zero: all to the signal. Arras et al. 2017, arXiv:1706.07206.
+
+    Relevance that a gate passed on would be divided by what the gate is made of, which may be next to nothing.
+    """
+
+    name: ClassVar[str] = "gate"
+
+    def __call__(self, op: Operation) -> list[Any]:
+        gate = op.step.facts["gate"]
+        return [None if place == gate else part for place, part in enumerate(op.pull(op.slope))]
 
 
 @dataclass(frozen=True)
@@ -450,12 +508,16 @@ class Composite:
     rules: tuple[tuple[str, Rule], ...] = field(default=())
 
     def __post_init__(self) -> None:
-        pairs = tuple(self.rules.items()) if isinstance(self.rules, Mapping) else tuple(map(tuple, self.rules))
+        held = self.rules.items() if isinstance(self.rules, Mapping) else self.rules
+        pairs = tuple(
+            (pair[0], _named_rule(pair[1])) if isinstance(pair, (tuple, list)) and len(pair) == 2 else (None, pair)
+            for pair in held
+        )
         for selector, rule in pairs:
             if not isinstance(selector, str) or not isinstance(rule, Rule):
                 raise OptionError(
                     "A composite is made of pairs of a selector and a rule.",
-                    received=f"{selector!r}: {describe(rule)}",
+                    received=f"{selector!r}: {rule!r}",
                     fix='{"first": xai.rules.Flat(), "convolution": xai.rules.ZPlus(), "dense": xai.rules.Epsilon()}',
                 )
         object.__setattr__(self, "rules", pairs)
@@ -548,31 +610,53 @@ def composite_of(rules: Any) -> Composite:
     OptionError
         If it is none.
     """
-    named = {
-        "epsilon": Epsilon(),
-        "zero": LRPZero(),
-        "gamma": Gamma(),
-        "z_plus": ZPlus(),
-        "alpha2_beta1": AlphaBeta(2.0, 1.0),
-        "alpha1_beta0": AlphaBeta(1.0, 0.0),
-        "epsilon_plus": EpsilonPlus(),
-        "epsilon_plus_flat": EpsilonPlusFlat(),
-        "epsilon_alpha2_beta1": EpsilonAlpha2Beta1(),
-        "epsilon_alpha2_beta1_flat": EpsilonAlpha2Beta1Flat(),
-    }
-    if isinstance(rules, str) and rules in named:
-        rules = named[rules]
+    named = _NAMED.get(_plain(rules)) if isinstance(rules, str) else None
+    if named is not None:
+        rules = named()
     if isinstance(rules, Composite):
         return rules
     if isinstance(rules, Rule):
         return Composite((("linear", rules),))
-    if isinstance(rules, Mapping):
-        return Composite(tuple(rules.items()))
+    if isinstance(rules, (Mapping, list, tuple)):
+        return Composite(rules)  # type: ignore[arg-type]
+    near = difflib.get_close_matches(rules, _NAMES, n=1) if isinstance(rules, str) else []
     raise OptionError(
         "`rules` is a rule, a composite, a mapping from selectors to rules, or a name.",
-        received=describe(rules),
-        fix=f"one of {', '.join(map(repr, named))}, or {{'first': xai.rules.Flat(), 'convolution': xai.rules.Gamma()}}.",
+        received=repr(rules) if isinstance(rules, type) else describe(rules),
+        fix=(f"did you mean {near[0]!r}? " if near else "")
+        + f"One of {', '.join(map(repr, _NAMES))}, or {{'first': xai.rules.Flat(), 'convolution': xai.rules.Gamma()}}.",
     )
+
+
+_NAMES: dict[str, Callable[[], Any]] = {
+    "epsilon": Epsilon,
+    "zero": LRPZero,
+    "gamma": Gamma,
+    "z_plus": ZPlus,
+    "alpha2_beta1": partial(AlphaBeta, 2.0, 1.0),
+    "alpha1_beta0": partial(AlphaBeta, 1.0, 0.0),
+    "flat": Flat,
+    "w_square": WSquare,
+    "epsilon_plus": EpsilonPlus,
+    "epsilon_plus_flat": EpsilonPlusFlat,
+    "epsilon_alpha2_beta1": EpsilonAlpha2Beta1,
+    "epsilon_alpha2_beta1_flat": EpsilonAlpha2Beta1Flat,
+}
+"""Rules and composites by name."""
+
+
+def _plain(name: str) -> str:
+    """`"epsilonplusflat"` of `"EpsilonPlusFlat"` and `"epsilon-plus flat"`."""
+    return "".join(letter for letter in name.lower().replace("+", "plus") if letter.isalnum())
+
+
+_NAMED = {_plain(name): make for name, make in _NAMES.items()} | {"lrpzero": LRPZero, "lrp0": LRPZero}
+
+
+def _named_rule(rule: Any) -> Any:
+    """A rule by its name, anything else as it is."""
+    made = _NAMED.get(_plain(rule)) if isinstance(rule, str) else None
+    return rule if made is None else made()
 
 
 # The methods
@@ -591,6 +675,8 @@ class LRPPlan(Plan):
         found = self.composite.rule(step, program)
         if found is not None:
             return found
+        if "gate" in step.facts:
+            return _Gate()
         return Epsilon() if step.kind == "linear" else OTHERS.get(step.kind)
 
     def program(self, net: Any, leaves: list[Any], varied: int) -> Program:
@@ -644,7 +730,8 @@ class LRP(Ruled):
     ----------
     rules
         A rule for all linear operations, a `Composite`, a mapping from selectors to rules, or a name: `"epsilon"` (default),
-        `"epsilon_plus"`, `"epsilon_plus_flat"`, `"epsilon_alpha2_beta1"`, `"gamma"`, `"z_plus"` and others.
+        `"epsilon_plus"`, `"epsilon_plus_flat"`, `"epsilon_alpha2_beta1"`, `"gamma"`, `"z_plus"` and others. Rules in a
+        mapping may be names too.
     unsupported
         What becomes of operations that have no rule: `"error"` or `"gradient"`.
 
@@ -695,6 +782,8 @@ class DeepTaylor(Ruled):
             raise OptionError(
                 "`low` and `high` go together.", received=f"low={self.low!r}, high={self.high!r}", fix="low=-1, high=1"
             )
+        if self.low is not None:
+            ZBox(self.low, self.high)
 
     def plan(self, problem: Problem) -> LRPPlan:
         first: Rule = WSquare() if self.low is None else ZBox(self.low, self.high)

@@ -10,7 +10,7 @@ from typing import Any
 from xai_core.attribution.base import Explainer
 from xai_core.attribution.gradient import join, trim
 from xai_core.blocks import spans
-from xai_core.errors import CapabilityError, OptionError
+from xai_core.errors import CapabilityError, InputDependenceError, OptionError
 from xai_core.model import Net, bind
 from xai_core.operations import OperationTable, Program, Step, Tape, analyse, forward
 from xai_core.problem import Problem, Read, gather, settle
@@ -105,6 +105,13 @@ class Coverage:
 
     def __call__(self, net: Net, leaves: list[Any]) -> dict[str, tuple[str, ...]]:
         program = self.plan.program(net, leaves, self.varied)
+        reached = {*program.graph.inputs[: self.varied], *(out for step in program.active for out in step.outputs)}
+        if program.graph.output not in reached:
+            raise InputDependenceError(
+                f"Nothing flows from the explained score back to the inputs, so {self.plan.method} has nothing to explain.",
+                received="an output that depends on the inputs through rounding, comparisons or integers, or not at all",
+                fix="xai.graph(model, x) shows the operations that data goes through.",
+            )
         self.plan.check(program)
         return coverage(program, lambda step: self.plan.rule(step, program), self.plan.unsupported, self.plan.method)
 
