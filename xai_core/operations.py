@@ -196,7 +196,7 @@ def _analyse(graph: Graph, varied: int, backend: Backend) -> tuple[Step, ...]:
     steps = [_larger_or_smaller(step, steps, known) for step in steps]
     steps = _fuse_softmax(steps, known)
     steps = [_named(step, known) for step in steps]
-    steps = _alive(_normalisers(steps, known), graph)
+    steps = _alive(_gates(_normalisers(steps, known), known), graph)
     return tuple(_statistics(steps, graph))
 
 
@@ -552,6 +552,46 @@ def _fuse_softmax(steps: list[Step], known: _Known) -> list[Step]:
                     made = _softmax("log_softmax", step, logits(*over), over[1], known)
         found.append(made)
     return found
+
+
+# Gates
+
+
+def _gates(steps: list[Step], known: _Known) -> list[Step]:
+    """Say of products which factor only opens and closes for the other: `facts["gate"]`, its place among the live ones.
+
+    That is the one that is an activation with a value at zero, sigmoid for example, where the other is none.
+    """
+    maker = {out: step for step in steps for out in step.outputs}
+    found = []
+    for step in steps:
+        if step.kind == "product" and len(step.live) == 2:
+            gates = [place for place, live in enumerate(step.live) if _opens(step.inputs[live], maker, known)]
+            if len(gates) == 1:
+                step = replace(step, facts={**step.facts, "gate": gates[0]})
+        found.append(step)
+    return found
+
+
+def _opens(value: int, maker: Mapping[int, Step], known: _Known) -> bool:
+    """Whether a value is an activation that is not zero at zero; constants that scale it, or its data, count as its own."""
+    while True:
+        *_, value = _up(value, maker)
+        step = maker.get(value)
+        if step is None:
+            return False
+        if step.kind != "scale":
+            break
+        value = step.inputs[step.live[0]]
+    if step.kind != "activation":
+        return False
+    *_, data = _up(step.inputs[step.live[0]], maker)
+    start, before = 0.0, maker.get(data)
+    if before is not None and before.kind == "shift":
+        number = known.numbers.get(before.inputs[1 - before.live[0]], 0.0)
+        start = -number if before.facts["of"] == "subtract" and before.live[0] == 0 else number
+    values = _probe(step, known, np.array([start]))
+    return values is not None and bool(abs(values[0]) > 1e-3)
 
 
 def _up(value: int, maker: Mapping[int, Step]) -> Iterator[int]:

@@ -554,6 +554,31 @@ def test_relevance_at_products_and_normalisation(make):
     assert float(((theirs - score) / score).abs().min()) > 0.3
 
 
+GATES = {
+    "sigmoid": torch.sigmoid,
+    "module": nn.Hardsigmoid(),
+    "written out": lambda x: nn.functional.relu6(x + 3) / 6,
+    "quotient": lambda x: 1 / (1 + torch.exp(-x)),
+}
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_gates_count_as_constants(name):
+    """What a gate is made of gets nothing, however it is spelled, so that no relevance is divided by next to nothing."""
+    parts = {part: nn.Linear(6, 8, bias=False) for part in ("a", "b")}
+    net = settled(Written(lambda m, x: m.c(m.a(x) * GATES[name](m.b(x))), **parts, c=nn.Linear(8, 5, bias=False)))
+    for row, target in zip(ROW.split(1), TARGET, strict=True):
+        gate = GATES[name](net.b(row)).detach()
+        open_net = settled(Written(lambda m, x, gate=gate: m.c(m.a(x) * gate), a=net.a, c=net.c))
+        found = xai.LRP(rules="zero")(net, row, target=target)
+        assert_close(found.values, xai.LRP(rules="zero")(open_net, row, target=target).values, relative=1e-9)
+        assert_close(sums(found.values), scores(net, row, [target]), relative=1e-9)
+        assert len(found.coverage["gate"]) == 1
+    # Of two factors of which both or none is a gate, each gets half.
+    both = settled(Written(lambda m, x: m.c(torch.sigmoid(m.a(x)) * GATES[name](m.b(x))), a=net.a, b=net.b, c=net.c))
+    assert len(xai.LRP()(both, ROW, target=TARGET).coverage["uniform"]) == 1
+
+
 UNKNOWN = {
     "gate": gated,
     "layer norm": normalised,

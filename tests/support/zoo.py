@@ -40,7 +40,7 @@ class Entry:
     """A row of the table.
 
     `relus` counts the ReLUs of the architecture. `conserves` says that LRP keeps the score where there is no bias; softmax
-    and gates do not, whose results are other than zero at zero.
+    does not, whose results are other than zero at zero, nor do models that shift their inputs.
     """
 
     model: str
