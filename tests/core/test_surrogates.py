@@ -210,6 +210,14 @@ def test_lime_of_quartiles():
     np.testing.assert_allclose(found.details["intercept"], 0, atol=1e-10)
 
 
+def test_lime_of_quartiles_counts_a_value_at_a_cut_to_those_below():
+    data = np.arange(9.0)[:, None]
+    below = lambda x: (x <= 2) * 1.0  # noqa: E731
+    method = xai.LIME(samples=60, background=data, discretize=True, penalty=0.0)
+    np.testing.assert_allclose(method(below, np.array([[2.0], [1.0]]), target=0).details["r2"], 1, atol=1e-12)
+    assert method(lambda x: (x < 2) * 1.0, np.array([[1.0]]), target=0).details["r2"] < 0.99
+
+
 def test_lime_of_categories():
     """Columns without numbers take values of the data, and say whether they have that of the row."""
     frame = pandas.DataFrame({"kind": ["a", "b", "c", "a", "b"] * 4, "size": np.linspace(-1, 1, 20)})
@@ -241,20 +249,21 @@ def net_of(weights):
 
 def test_lime_selects_what_the_fit_gains_most_by():
     """Forward selection equals trying each feature, as the package does."""
-    rng = np.random.default_rng(4)
-    z = rng.random((60, 7)) < 0.5
-    z[:, 3] = z[:, 2] ^ (rng.random(60) < 0.1)
-    scores, distance = rng.normal(size=60) + z @ rng.normal(size=7), rng.random(60) / 3
-    design = lime._Design(z, distance, 0.25)
-    centred = scores - np.average(scores, weights=design.weights)
-    chosen: list[int] = []
-    for _ in range(4):
-        gains = [
-            -np.inf if i in chosen else literal.ridge(z[:, [*chosen, i]] * 1.0, scores, design.weights, 0.0)[2]
-            for i in range(7)
-        ]
-        chosen.append(int(np.argmax(gains)))
-        np.testing.assert_array_equal(design.selected(centred, len(chosen)), sorted(chosen))
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        z = rng.random((60, 7)) < 0.5
+        z[:, 3:6] ^= (rng.random((60, 3)) < 0.2) ^ z[:, :3] ^ z[:, 3:6]
+        scores, distance = rng.normal(size=60) + z @ rng.normal(size=7), rng.random(60) / 3
+        design = lime._Design(z, distance, 0.25)
+        centred = scores - np.average(scores, weights=design.weights)
+        chosen: list[int] = []
+        for _ in range(5):
+            gains = [
+                -np.inf if i in chosen else literal.ridge(z[:, [*chosen, i]] * 1.0, scores, design.weights, 0.0)[2]
+                for i in range(7)
+            ]
+            chosen.append(int(np.argmax(gains)))
+            np.testing.assert_array_equal(design.selected(centred, len(chosen)), sorted(chosen))
 
 
 def test_lime_lasso_with_more_features_than_neighbours():
@@ -382,6 +391,8 @@ def test_sensitivity_goes_on_until_its_tolerance(method):
     for i in range(3):
         alone = method(samples=200, tolerance=limit, max_rows=12_800)(net, X[i : i + 1], target=0, index=i)
         np.testing.assert_allclose(found.values[i], alone.values[0], atol=1e-12)
+    least = method(samples=5, tolerance=1e-9, max_rows=10)(net, X, target=0)  # doubled, it is still the least there is
+    assert np.isfinite(least.values).all()
     few = method(samples=200, tolerance=1e-9, max_rows=500)(net, X, target=0)
     assert not few.details["converged"].any()
     assert few.rows[0] <= 3 * 401
