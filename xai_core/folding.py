@@ -87,7 +87,7 @@ def _join(program: Program) -> tuple[Step, ...]:
         last = users[value]
         inputs = tuple(dict.fromkeys((*step.inputs, *(v for v in last.inputs if v != value))))
         places = tuple(None if v == value else inputs.index(v) for v in last.inputs)
-        facts = {**step.facts, "activation": partial(_activated, last, places)}
+        facts = {**step.facts, "activation": partial(_activated, tuple(between), last, places)}
         run = partial(_run_chain, (step, *between, last), inputs)
         gone |= {part.outputs for part in (step, *between)}
         units[last.outputs] = replace(
@@ -102,7 +102,9 @@ def _join(program: Program) -> tuple[Step, ...]:
     return tuple(units.get(step.outputs, step) for step in program.steps if step.outputs not in gone)
 
 
-def _activated(step: Step, places: Sequence[int | None], inputs: Sequence[Any], z: Any) -> Any:
+def _activated(between: Sequence[Step], step: Step, places: Sequence[int | None], inputs: Sequence[Any], z: Any) -> Any:
+    for moved in between:
+        (z,) = moved.run(z)
     return step.run(*(z if place is None else inputs[place] for place in places))[0]
 
 

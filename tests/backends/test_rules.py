@@ -653,13 +653,26 @@ def test_halves_where_an_activation_of_zero_is_not_zero(kind):
     assert_close(found[0], found[1], relative=2e-2)
 
 
-def test_reveal_cancel_of_halves():
-    """Batch norm of halves computes in single precision: a cast lies between the linear operation and its activation."""
-    model, x = halved("modules", "conv"), array("modules", moved("modules", rulenets.inputs("conv")).astype("float16"))
-    found = xai.DeepLIFT(rule="reveal_cancel")(model, x, target=TARGET)
-    whole = xai.DeepLIFT(rule="reveal_cancel")(made("conv", "modules"), x.float(), target=TARGET)
-    assert found.coverage == whole.coverage
-    assert_close(found.values, whole.values, relative=2e-2)
+@pytest.mark.parametrize("kind", FRAMEWORKS)
+def test_reveal_cancel_of_halves(kind):
+    """Batch norm of halves computes in single precision: casts lie between the linear operation and its activation."""
+    rng = np.random.default_rng(12)
+    first, bias, second = (rng.normal(size=shape).astype("float16") for shape in ((5, 6), (6,), (6, 3)))
+    scale = array(kind, rng.uniform(0.5, 2, size=6).astype("float32"))
+
+    def cast(z, dtype):
+        if kind == "modules":
+            return z.to(getattr(torch, dtype))
+        return z.astype(dtype) if kind == "nnx" else tf.cast(z, dtype)
+
+    x, found = rng.normal(size=(3, 5)).astype("float16"), []
+    for dtype in ("float16", "float32"):
+        weights = [each.astype(dtype) for each in (first, bias, second)]
+        model = two_layers(kind, *weights, lambda z, dtype=dtype: cast(cast(z, "float32") * scale, dtype))
+        explanation = xai.DeepLIFT(rule="reveal_cancel")(model, array(kind, x.astype(dtype)), target=TARGET)
+        assert len(explanation.coverage["reveal-cancel"]) == 1
+        found.append(np.asarray(explanation.values, dtype=float))
+    assert_close(found[0], found[1], relative=2e-2)
 
 
 # Names, and what users mistake

@@ -238,15 +238,17 @@ class RevealCancel(Rule):
 
         raised, lowered = parts(change)
         start = there.weighted(there.live[0], w)
-        start = start if op.bias is None else start + op.bias
+        dtype = start.dtype  # batch norm of halves computes in single precision
+        start = start if op.bias is None else start + xp.astype(op.bias, dtype)
         function = op.step.facts["activation"]
         y0, y_up, y_down, y = (
-            function(op.inputs, start + shift) for shift in (xp.zeros_like(start), raised, lowered, raised + lowered)
+            xp.astype(function(op.inputs, start + shift), dtype)
+            for shift in (xp.zeros_like(start), raised, lowered, raised + lowered)
         )
         none = xp.zeros_like(start)
-        size = xp.abs(start)
-        up_slope = op.slope * _quotient(xp, (y_up - y0 + y - y_down) / 2, raised, none, size)
-        down_slope = op.slope * _quotient(xp, (y_down - y0 + y - y_up) / 2, lowered, none, size)
+        size, slope = xp.abs(start), xp.astype(op.slope, dtype)
+        up_slope = slope * _quotient(xp, (y_up - y0 + y - y_down) / 2, raised, none, size)
+        down_slope = slope * _quotient(xp, (y_down - y0 + y - y_up) / 2, lowered, none, size)
 
         def shared(delta: Any) -> Any:
             more, less = parts(delta)
