@@ -241,10 +241,8 @@ class RevealCancel(Rule):
         dtype = start.dtype  # batch norm of halves computes in single precision
         start = start if op.bias is None else start + xp.astype(op.bias, dtype)
         function = op.step.facts["activation"]
-        y0, y_up, y_down, y = (
-            xp.astype(function(op.inputs, start + shift), dtype)
-            for shift in (xp.zeros_like(start), raised, lowered, raised + lowered)
-        )
+        shifts = (xp.zeros_like(start), raised, lowered, raised + lowered)
+        y0, y_up, y_down, y = (xp.astype(function(op.inputs, start + shift), dtype) for shift in shifts)
         none = xp.zeros_like(start)
         size, slope = xp.abs(start), xp.astype(op.slope, dtype)
         up_slope = slope * _quotient(xp, (y_up - y0 + y - y_down) / 2, raised, none, size)
