@@ -30,15 +30,15 @@ class Case:
     largest_batch: int
     layer: str | None = None
     """A layer with maps, few enough for ScoreCAM."""
-    rule_limit: float = 1.15
-    """For methods with backward rules, which `PASSES` are compared with."""
+    rule_limit: float | None = None
+    """For methods with backward rules on large models, which `PASSES` are compared with."""
 
     def several(self) -> Case:
         """The same with inputs enough for one run of the model on all of them to be worth timing."""
         if len(self.x) > 1:
             return self
         xp: Any = getattr(backend_of_array(self.x), "xp", np)
-        return replace(self, x=xp.concat([self.x * (1.0 + 0.1 * number) for number in range(4)]))
+        return replace(self, x=xp.concat([self.x * (1.0 + 0.1 * number) for number in range(8)]))
 
 
 PASSES = {
@@ -137,7 +137,7 @@ def _torch_case(
             for start in range(0, forward - backward, batch):
                 net(rows[: min(batch, forward - backward - start)])
 
-    return Case(name, net, x, 3, loop, lambda values: values, limit, steps, largest, layer, rule_limit=1.3)
+    return Case(name, net, x, 3, loop, lambda values: values, limit, steps, largest, layer, _rule_limit(shape, 1.3))
 
 
 def torch_resnet18() -> Case:
@@ -159,6 +159,10 @@ def torch_mlp() -> Case:
 
     net = nn.Sequential(nn.Linear(30, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
     return _torch_case("torch MLP 30", net, (64, 30), None, 256, 1024)
+
+
+def _rule_limit(shape: tuple[int, ...], limit: float) -> float | None:
+    return limit if len(shape) == 4 and max(shape) > 100 else None
 
 
 def _limit(shape: tuple[int, ...]) -> float | None:
@@ -184,7 +188,9 @@ def _jax_case(name: str, net: Any, shape: tuple[int, ...], steps: int, largest: 
             last.append(forward_step(rows, state))
         jax.block_until_ready(last)
 
-    return Case(name, net, x, 3, loop, jax.block_until_ready, _limit(shape), steps, largest, layer)
+    return Case(
+        name, net, x, 3, loop, jax.block_until_ready, _limit(shape), steps, largest, layer, _rule_limit(shape, 1.15)
+    )
 
 
 def jax_cnn() -> Case:
@@ -285,7 +291,9 @@ def _tensorflow_case(name: str, net: Any, shape: tuple[int, ...], steps: int, la
         for _ in range(0, forward - backward, batch):
             forward_step(rows)
 
-    return Case(name, net, x, 3, loop, lambda values: values, _limit(shape), steps, largest)
+    return Case(
+        name, net, x, 3, loop, lambda values: values, _limit(shape), steps, largest, None, _rule_limit(shape, 1.15)
+    )
 
 
 def tensorflow_cnn() -> Case:

@@ -23,7 +23,7 @@ from xai_core.folding import fold, join_units
 from xai_core.model import Net
 from xai_core.operations import LINEAR, Program, Step, Tape, forward
 from xai_core.problem import Problem, gather
-from xai_core.propagation import Message, Operation, OwnPullback, Rule
+from xai_core.propagation import Message, Operation, OwnPullback, Rule, kept
 from xai_core.targets import Pick
 
 __all__ = ["DeepLIFT", "DeepSHAP", "LiftPlan", "contributions", "multipliers"]
@@ -175,13 +175,14 @@ class Winner(Rule):
         change = here.output - there.output
         larger = change <= 0 if smallest else change >= 0
         flow = op.slope * change
-        none = xp.zeros_like(flow)
-        from_here = op.pull(xp.where(larger, flow, none))
-        from_there = there.pull(xp.where(larger, none, flow))
-        return [
-            _quotient(xp, a + b, x - start, xp.zeros_like(x), xp.zeros_like(x))
-            for a, b, x, start in zip(from_here, from_there, here.live, there.live, strict=True)
-        ]
+        first = kept(xp, flow, larger)
+        from_here, from_there = op.pull(first), there.pull(flow - first)
+        found = []
+        for a, b, x, start in zip(from_here, from_there, here.live, there.live, strict=True):
+            # The winner's own change is no smaller than the result's, rounded or not: the quotient stays below one.
+            # Compared, not subtracted: two infinite values that are masked are the same.
+            found.append(xp.where(x == start, xp.zeros_like(x), (a + b) / (x - start)))
+        return found
 
 
 @dataclass(frozen=True)
