@@ -274,11 +274,7 @@ def resolve_features(problem: Problem, features: Any) -> Features:
 
 def _is_nested_list(value: Any) -> bool:
     """Whether it is labels written as lists of numbers."""
-    if not isinstance(value, list):
-        return False
-    return np.asarray(value, dtype=object).dtype == object and all(
-        isinstance(item, (int, np.integer)) for item in flatten(value)[0]
-    )
+    return isinstance(value, list) and all(isinstance(item, (int, np.integer)) for item in flatten(value)[0])
 
 
 def _automatic(problem: Problem, position: int) -> Grouping:

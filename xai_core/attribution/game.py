@@ -145,16 +145,12 @@ class Game:
 
     def full(self) -> Any:
         """Worth of the coalition of all: the score itself, (batch, 1, outputs)."""
-        return self._wide(self.problem.scores_or_known())
+        xp, score = self.problem.xp, self.problem.scores_or_known()
+        return xp.reshape(xp.astype(score, self.dtype), (self.problem.batch, 1, -1))
 
     def empty(self) -> Any:
         """Worth of the coalition of none, (batch, 1, outputs)."""
         return self.worth(lambda numbers: np.zeros((len(numbers), self.count), dtype=bool), 1)
-
-    def _wide(self, score: Any) -> Any:
-        xp = self.problem.xp
-        wide = xp.astype(score, self.dtype)
-        return xp.reshape(wide, (self.problem.batch, 1, -1))
 
     def worth(self, masks: Masks, count: int, samples: Sequence[int] | None = None) -> Any:
         """Worth of coalitions, (samples, coalitions, outputs), for all samples or some."""
