@@ -50,7 +50,17 @@ PASSES = {
 """Forward and backward passes per sample that the rules of a method say; all else that it does counts as overhead."""
 
 
-REMOVING = ("Occlusion", "FeatureAblation", "KernelSHAP", "PermutationSHAP")
+REMOVING = (
+    "Occlusion",
+    "FeatureAblation",
+    "KernelSHAP",
+    "PermutationSHAP",
+    "RISE",
+    "LIME",
+    "SobolAttribution",
+    "HSICAttribution",
+    "PredictionDifference",
+)
 """Methods that only call the model: small ones, for which there is no other limit, are to stay within twice the loop."""
 
 
@@ -70,13 +80,19 @@ def explainers(case: Case) -> dict[str, xai.Explainer]:
         found["LRP"] = xai.LRP()
         found["LRP EpsilonPlusFlat"] = xai.LRP(rules="epsilon_plus_flat")
         found["DeepLIFT"] = xai.DeepLIFT(baseline=background)
-        found["FeatureAblation"] = xai.FeatureAblation()
-        found["KernelSHAP"] = xai.KernelSHAP(samples=4 * case.steps)
+        samples = 4 * case.steps
+        found["LIME"] = xai.LIME(samples=samples, features=xai.Patches(size // 2))
     else:
+        samples = 2000
         found["Occlusion"] = xai.Occlusion()
-        found["FeatureAblation"] = xai.FeatureAblation()
-        found["KernelSHAP"] = xai.KernelSHAP(samples=2000)
-        found["PermutationSHAP"] = xai.PermutationSHAP(samples=2000)
+        found["PermutationSHAP"] = xai.PermutationSHAP(samples=samples)
+        found["LIME"] = xai.LIME(samples=samples, background=-case.x)
+        found["PredictionDifference"] = xai.PredictionDifference(background=-case.x, samples=64, measure="difference")
+    found["FeatureAblation"] = xai.FeatureAblation()
+    found["KernelSHAP"] = xai.KernelSHAP(samples=samples)
+    found["RISE"] = xai.RISE(samples=samples)
+    found["SobolAttribution"] = xai.SobolAttribution(samples=samples)
+    found["HSICAttribution"] = xai.HSICAttribution(samples=samples)
     if case.layer is not None:
         found["GradCAM"] = xai.GradCAM()
         found["ScoreCAM"] = xai.ScoreCAM(layer=case.layer)
@@ -454,6 +470,30 @@ def shap_kernel(case: Case, explainer: Any) -> Callable[[], Any] | None:
     return lambda: kernel.shap_values(case.x.numpy(), nsamples=explainer.samples, l1_reg=0, silent=True)
 
 
+def lime(case: Case, explainer: Any) -> Callable[[], Any] | None:
+    """The same neighbours and fits by the package lime, where it is installed."""
+    try:
+        from lime.lime_tabular import LimeTabularExplainer
+    except ImportError:
+        return None
+    import torch
+
+    def scores(rows: Any) -> Any:
+        with torch.no_grad():
+            return case.model(torch.from_numpy(rows.astype("float32"))).numpy()
+
+    x = case.x.numpy().astype("float64")
+    table = LimeTabularExplainer(-x, discretize_continuous=False, mode="regression")
+
+    def run() -> None:
+        for row in x:
+            table.explain_instance(
+                row, lambda rows: scores(rows)[:, case.target], num_features=x.shape[1], num_samples=explainer.samples
+            )
+
+    return run
+
+
 def peer(case: Case, method: str, explainer: xai.Explainer) -> Callable[[], Any] | None:
     """The same work by captum, zennit or pytorch-grad-cam at their best settings, where the model is torch and they can."""
     if not case.name.startswith("torch"):
@@ -500,12 +540,13 @@ def peer(case: Case, method: str, explainer: xai.Explainer) -> Callable[[], Any]
         return lambda: attr.FeatureAblation(net).attribute(
             x, target=target, feature_mask=features, perturbations_per_eval=evaluations
         )
-    if method == "KernelSHAP":
+    if method in ("KernelSHAP", "LIME"):
         features = torch.from_numpy(explainer(net, x[:1], target=target).features.labels[0]) if x.ndim == 4 else None
+        fit = attr.KernelShap(net) if method == "KernelSHAP" else attr.Lime(net)
 
-        def kernel_shap() -> None:
+        def fits() -> None:
             for row in x:  # captum fits one sample at a time
-                attr.KernelShap(net).attribute(
+                fit.attribute(
                     row[None],
                     target=target,
                     feature_mask=features,
@@ -513,7 +554,7 @@ def peer(case: Case, method: str, explainer: xai.Explainer) -> Callable[[], Any]
                     perturbations_per_eval=rows,
                 )
 
-        return kernel_shap if x.ndim == 4 else shap_kernel(case, explainer)
+        return fits if x.ndim == 4 else (shap_kernel if method == "KernelSHAP" else lime)(case, explainer)
     if method == "Occlusion":
         if x.ndim == 4:
             size = int(x.shape[2]) // 4

@@ -24,7 +24,7 @@ class Block:
     @property
     def indices(self) -> list[int]:
         last = self.start + self.size - 1
-        return [min(self.start + offset, last) for offset in range(self.width)]
+        return [*range(self.start, last + 1), *[last] * (self.width - self.size)]
 
 
 def stride(total: int, limit: int, *, constant: bool) -> int:

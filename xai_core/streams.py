@@ -25,6 +25,7 @@ __all__ = ["Streams", "check_seed"]
 
 GROUP = 64
 """Most draws from one generator."""
+_UNIFORM_GROUP = 1024
 _NUMBERS_PER_GROUP = 2**16
 
 _Host = np.ndarray[Any, Any]
@@ -109,15 +110,19 @@ class Streams:
             out[:, j] = out[:, j - 1]
         return out
 
-    def uniform(self, rows: Sequence[int], draws: Sequence[int], count: int, part: int = 0) -> _Host:
+    def uniform(self, rows: Sequence[int], draws: Sequence[int], count: int, use: int = 0) -> _Host:
         """Uniform numbers from 0 to 1, (rows, draws, count), in single precision."""
-        size = max(1, min(GROUP, _NUMBERS_PER_GROUP // max(1, count)))
-        groups, places = np.divmod(np.asarray(draws, dtype=np.int64), size)
+        size = max(1, min(_UNIFORM_GROUP, _NUMBERS_PER_GROUP // max(1, count)))
+        wanted = np.asarray(draws, dtype=np.int64)
+        groups, places = np.divmod(wanted, size)
         out = np.empty((len(rows), len(draws), count), dtype=np.float32)
+        parts = [(int(group), np.flatnonzero(groups == group)) for group in np.unique(groups)]
         for i, row in enumerate(rows):
-            for group in np.unique(groups):
-                drawn = self.generator(row, int(group), part).random((size, count), dtype=np.float32)
-                out[i, groups == group] = drawn[places[groups == group]]
+            for group, part in parts:
+                own = places[part]
+                # No more of a group than is wanted, from its beginning.
+                drawn = self.generator(row, group, use).random((int(own.max()) + 1, count), dtype=np.float32)
+                out[i, part] = drawn[own]
         return out
 
     def children(self, rows: Sequence[int], draws: Sequence[int]) -> Streams:

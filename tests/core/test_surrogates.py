@@ -189,8 +189,9 @@ def test_lime_is_exact_on_a_linear_model(options):
 def test_lime_of_a_table_equals_its_paper():
     found = xai.LIME(samples=80, background=DATA)(net, X, target=1, seed=3)
     mean, scale = DATA.mean(axis=0), DATA.std(axis=0)
+    every = lime.generator(3, 6, lime._DESIGN + 2).standard_normal((80, 6))
     for i in range(3):
-        moves = Streams.of(3, [0, 1, 2]).generator(i, 0, lime.NEIGHBOUR_PART).standard_normal((80, 6))
+        moves = every[:, Streams.of(3, [0, 1, 2]).generator(i, 0, lime.ORDER_PART).permutation(6)]
         rows = np.concatenate([X[i : i + 1], X[i] + moves * scale])
         z = (rows - mean) / scale
         weights = np.sqrt(np.exp(-np.sum((z - z[0]) ** 2, axis=1) / (0.75**2 * 6)))
@@ -352,7 +353,7 @@ def test_latin_hypercubes_have_a_point_in_each_slice():
 
 @pytest.mark.parametrize("samples", [31, 64])
 def test_hsic_equals_its_definition(samples, monkeypatch):
-    monkeypatch.setattr(sensitivity, "_CELLS", 500)  # so that the kernel comes in parts
+    monkeypatch.setattr(sensitivity, "_CELLS", 500)  # so that samples come in parts
     found = xai.HSICAttribution(samples=samples)(net, X, target=1, seed=2)
     drawn = sensitivity.hypercube(sensitivity.generator(2, 6, sensitivity._DESIGN + 1, 0), samples, 6) < 0.5
     streams = Streams.of(2, [0, 1, 2])

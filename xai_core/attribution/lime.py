@@ -12,6 +12,7 @@ import numpy as np
 from xai_core.attribution.base import Attribution, Explainer, positive_int
 from xai_core.attribution.game import Game, Removal, resolve_removal
 from xai_core.baselines import spatial_axes
+from xai_core.blocks import spans
 from xai_core.coalitions import generator
 from xai_core.errors import ConvergenceError, OptionError, describe
 from xai_core.features import Superpixels, resolve_features
@@ -25,6 +26,8 @@ ORDER_PART, NEIGHBOUR_PART = 3_200_000, 3_200_001
 """Stream parts of the order of features, and of neighbours in tables."""
 _DESIGN = 3_000_000
 _MODES = ("image", "text", "table")
+_TOGETHER = 2**20
+"""Elements of neighbours that are made at once."""
 _FORWARD = 6
 """Most features that are selected one by one."""
 _SELECTING = 0.01
@@ -172,16 +175,45 @@ class LIME(Explainer):
         removal = resolve_removal(problem, self.baseline, self.background)
         game = Game(problem, resolve_features(problem, None), removal)
         table = _Table(problem, removal, self.discretize)
+        if self.top is None and not table.discrete.any():
+            return game, [self._alike(game, table)]
         xp, fits = problem.xp, []
         for row in range(problem.batch):
             points, every = table.around(row, self.samples)
-            inside = problem.inside(points, [row] * self.samples, problem.streams.children([row], range(self.samples)))
-            scores = xp.astype(xp.reshape(inside.scores(inside.leaves), (1, self.samples, 1)), game.dtype)
-            scores = xp.concat([game.rows_of(game.full(), [row]), scores], axis=1)
+            worth = self._worth(game, points, [row])
+            scores = xp.concat([game.rows_of(game.full(), [row]), worth], axis=1)
             distance = np.sqrt(np.sum((every - every[0]) ** 2, axis=1))
-            design = _Design(every, distance, self.kernel_width or 0.75 * np.sqrt(every.shape[1]))
-            fits.append((np.array([row]), self._fit(game, design, scores)))
+            fits.append((np.array([row]), self._fit(game, self._design(every, distance), scores)))
         return game, fits
+
+    def _alike(self, game: Game, table: _Table) -> tuple[_Host, tuple[Any, ...]]:
+        """The fit to rows around each row if all columns move: one for all, since only the order of columns differs."""
+        problem, moves = game.problem, table.moves(self.samples)
+        xp, parts, orders = problem.xp, [], table.orders()
+        game.arrange(orders)
+        together = max(1, _TOGETHER // (self.samples * game.count))
+        for block in spans(problem.batch, together, constant=problem.constant_shapes):
+            worth = self._worth(game, table.moved(block.indices, moves, orders), block.indices)
+            parts.append(worth[: block.size, ...])
+        scores = xp.concat([game.full(), xp.concat(parts, axis=0)], axis=1)
+        every = np.concatenate([np.zeros((1, game.count)), moves])
+        distance = np.sqrt(np.sum(every**2, axis=1))
+        values, error, r2, intercept = self._fit(game, self._design(every, distance), scores)
+        # The linear model is one of standardised columns, the fit one of how far they moved.
+        place = problem.to_device(np.take_along_axis(table.start, np.argsort(orders, axis=1), axis=1), like=values)
+        return np.arange(problem.batch), (values, error, r2, intercept - xp.sum(place * values[:, :, 0], axis=1))
+
+    def _design(self, every: _Host, distance: _Host) -> _Design:
+        return _Design(every, distance, self.kernel_width or 0.75 * np.sqrt(every.shape[1]))
+
+    def _worth(self, game: Game, points: list[Any], rows: list[int]) -> Any:
+        """Scores (rows, samples, 1) of the neighbours of some rows."""
+        problem, each = game.problem, range(self.samples)
+        owners = [row for row in rows for _ in each]
+        inside = problem.inside(points, owners, problem.streams.children(rows, each))
+        return problem.xp.astype(
+            problem.xp.reshape(inside.scores(inside.leaves), (len(rows), self.samples, 1)), game.dtype
+        )
 
     def _fit(self, game: Game, design: _Design, scores: Any) -> tuple[Any, ...]:
         """Values and errors (samples, features, 1), R^2 and intercepts (samples,), of scores (samples, neighbours, 1)."""
@@ -380,6 +412,29 @@ class _Table:
         self._widths = [int(leaf.shape[1]) for leaf in problem.varied]
         self._category = np.concatenate([_categories(problem, p) for p in range(len(problem.varied))])
         self._cuts = np.percentile(self._data, [25, 50, 75], axis=0) if discretize else None
+        self.discrete = self._category if self._cuts is None else np.ones_like(self._category)
+        self.start = (self._x - self._mean) / np.where(self._scale > 0, self._scale, 1.0)
+
+    def moves(self, count: int) -> _Host:
+        """Standard normal moves (count, columns), of columns that vary, these first."""
+        source = generator(self._problem.streams.seed, len(self._scale), _DESIGN + _MODES.index("table"))
+        return source.standard_normal((count, len(self._scale))) * (np.sort(self._scale)[::-1] > 0)
+
+    def orders(self) -> _Host:
+        """Which column of the moves each column has, (rows, columns): in random order, those that do not vary last."""
+        varies = self._scale > 0
+        found = np.empty(self._x.shape, dtype=np.int64)
+        for row in range(len(found)):
+            order = self._problem.streams.generator(row, 0, ORDER_PART).permutation(int(varies.sum()))
+            found[row, varies] = order
+            found[row, ~varies] = np.arange(len(order), len(varies))
+        return found
+
+    def moved(self, rows: list[int], moves: _Host, orders: _Host) -> list[Any]:
+        """Neighbours of some rows, row by row, as leaves of the problem."""
+        own = np.moveaxis(moves[:, orders[rows]], 0, 1)
+        values = self._x[rows][:, None, :] + self._scale * own
+        return self._leaves(rows, values.reshape(-1, values.shape[2]))
 
     def around(self, row: int, count: int) -> tuple[list[Any], _Host]:
         """Neighbours as leaves of the problem, and as the linear model sees them, the row itself first."""
@@ -387,22 +442,21 @@ class _Table:
         x, shape = self._x[row], (count, len(self._x[row]))
         moves = source.standard_normal(shape) * (self._scale > 0)
         drawn = np.take_along_axis(self._data, source.integers(len(self._data), size=shape), axis=0)
-        if self._cuts is None:
-            same, discrete = drawn == x, self._category
-        else:
+        same = drawn == x
+        if self._cuts is not None:
             quartiles = np.sum(drawn > self._cuts[:, None, :], axis=0) == np.sum(x > self._cuts, axis=0)
-            same, discrete = np.where(self._category, drawn == x, quartiles), np.ones_like(self._category)
-        start = (x - self._mean) / np.where(self._scale > 0, self._scale, 1.0)
+            same = np.where(self._category, same, quartiles)
+        start, discrete = self.start[row], self.discrete
         values = np.where(discrete, drawn, x + self._scale * moves)
         seen = np.where(discrete, same, start + moves)
-        return self._leaves(row, values), np.concatenate([np.where(discrete, 1.0, start)[None], seen])
+        return self._leaves([row], values), np.concatenate([np.where(discrete, 1.0, start)[None], seen])
 
-    def _leaves(self, row: int, values: _Host) -> list[Any]:
+    def _leaves(self, rows: list[int], values: _Host) -> list[Any]:
         problem, found, start = self._problem, [], 0
         for leaf, width in zip(problem.varied, self._widths, strict=True):
             own, start = values[:, start : start + width], start + width
             found.append(problem.xp.astype(problem.to_device(own, like=leaf), leaf.dtype))
-        place = problem.to_device(np.full(len(values), row))
+        place = problem.to_device(np.repeat(np.asarray(rows, dtype=np.int64), len(values) // len(rows)))
         return found + [problem.xp.take(leaf, place, axis=0) for leaf in problem.leaves[len(found) :]]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -22,10 +23,10 @@ _Host = np.ndarray[Any, Any]
 ORDER_PART = 3_300_000
 """Stream part of the order in which a sample has its features."""
 _DESIGN = 4_000_000
-_PAIRS = 1024
+_PAIRS = 256
 """Draws among which distances of scores are compared."""
-_CELLS = 2**22
-"""Elements of a kernel matrix that are held at once."""
+_CELLS = 2**20
+"""Elements of waves that are held at once."""
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -237,73 +238,86 @@ class _HSIC(_Drawn):
         signs = np.where(drawn, 1.0, -1.0)
         middle = signs.mean(axis=0, keepdims=True)
         # [m = m'] is half of one plus the product of signs; neither the one nor the means of the signs change anything.
-        z = problem.to_device(np.concatenate([signs - middle, np.ones((count, 1))], axis=1), like=worth)
+        z = problem.to_device(signs - middle, like=worth)
         means = problem.to_device(middle, like=worth)
-        scales = _median_distances(problem.to_host(worth[:, :, 0]).astype(np.float64))
-        values, errors = [], []
-        for row, scale in enumerate(scales):
-            if not scale:
-                value = error = xp.zeros_like(means[0, :])
-            else:
-                lz = _kernel_times(xp, worth[row, :, 0] / scale, z)
-                value, error = _unbiased(xp, z[:, :features], means, lz[:, :features], lz[:, features:])
-            values.append(value)
-            errors.append(error)
-        return xp.stack(values)[:, :, None], xp.stack(errors)[:, :, None]
+        scores = problem.to_host(worth[:, :, 0]).astype(np.float64)
+        centres, scales, frequencies, weights = _spectra(scores)
+        found = []
+        together = max(1, _CELLS // (count * max(features, 2 * frequencies.shape[1])))
+        for start in range(0, len(scales), together):
+            some = slice(start, min(start + together, len(scales)))
+            centre, scale, steps, amplitudes = (
+                problem.to_device(host[some], like=worth) for host in (centres, scales, frequencies, weights)
+            )
+            angles = (worth[some, :, :] - centre[:, None, None]) / scale[:, None, None] * steps[:, None, :]
+            waves = xp.concat([xp.cos(angles), xp.sin(angles)], axis=2)
+            spectrum = xp.concat([amplitudes, amplitudes], axis=1)[:, :, None]
+            into = xp.matrix_transpose(waves)
+            lz = xp.matmul(waves, spectrum * xp.matmul(into, z))
+            l1 = xp.matmul(waves, spectrum * xp.sum(into, axis=2, keepdims=True))
+            found.append(_unbiased(xp, z, means, lz, l1))
+        values, errors = (xp.concat(list(parts), axis=0) for parts in zip(*found, strict=True))
+        # Where all scores are the same, they depend on nothing.
+        varies = problem.to_device(np.ptp(scores, axis=1) > 0)[:, None]
+        return tuple(xp.where(varies, part, xp.zeros_like(part))[:, :, None] for part in (values, errors))
 
 
-def _kernel_times(xp: Any, scores: Any, z: Any) -> Any:
-    """The Gaussian kernel of width one among scores (draws,) times `z`, a part of its rows at a time."""
-    count, parts = tuple(scores.shape)[0], []
-    width = max(1, _CELLS // count)
-    for start in range(0, count, width):
-        some = scores[start : min(start + width, count)]
-        parts.append(xp.matmul(xp.exp(-0.5 * (some[:, None] - scores[None, :]) ** 2), z))
-    return parts[0] if len(parts) == 1 else xp.concat(parts, axis=0)
+_REACH = 8.0
+"""Where a normal density is zero to rounding in double precision."""
+
+
+def _spectra(scores: _Host) -> tuple[_Host, ...]:
+    """The Gaussian kernel among scores (samples, draws) of each sample as a sum of waves.
+
+    `exp(-d^2 / 2) = integral cos(w d) normal(w) dw`, by equal steps `h`, which is exact to rounding if the period
+    `2 pi / h` exceeds the largest `d` by so much that a normal density is nothing there. What takes squares of the draws
+    then takes draws times waves, of which there are a few dozen. Returns for each sample the middle of its scores, the width
+    of its kernel, and frequencies and weights (samples, waves).
+    """
+    low, high = scores.min(axis=1), scores.max(axis=1)
+    scales = np.array([_scale(own) for own in scores])
+    scales = np.where(scales > 0, scales, 1.0)
+    period = (high - low) / scales + _REACH
+    steps = 2 * np.pi / period[:, None]
+    frequencies = steps * np.arange(math.ceil(_REACH / float(steps.min())))
+    weights = steps * np.sqrt(2 / np.pi) * np.exp(-0.5 * frequencies**2)
+    weights[:, 0] /= 2
+    return (low + high) / 2, scales, frequencies, weights
 
 
 def _unbiased(xp: Any, z: Any, middle: Any, lz: Any, l1: Any) -> tuple[Any, Any]:
-    """The unbiased estimate (features,) for the kernel `z z' / 2` and its error by leaving out one draw at a time.
+    """The unbiased estimate (samples, features) for the kernel `z z' / 2`, and its error by leaving out one draw at a time.
 
-    `z` is (draws, features), what is left of signs without their means `middle` (1, features); `lz` and `l1` are the
-    other kernel times `z` and times ones. Source: Song et al. 2012, equation 5.
+    `z` is (draws, features), what is left of signs without their means `middle` (1, features); `lz` (samples, draws,
+    features) and `l1` (samples, draws, 1) are the other kernel times `z` and times ones. Source: Song et al. 2012,
+    equation 5.
     """
     count = tuple(z.shape)[0]
-
-    def of(n: int, quadratic: Any, total: Any, squares: Any, mixed: Any, everything: Any, own: Any) -> Any:
-        trace = (quadratic - squares) / 2
-        first, second = (total**2 - squares) / 2, everything - n
-        cross = (total * (mixed - total) - own) / 2
-        return (trace + first * second / ((n - 1) * (n - 2)) - cross * (2 / (n - 2))) / (n * (n - 3))
-
-    def sums(array: Any) -> Any:
-        return xp.sum(array, axis=0, keepdims=True)
-
     square = z**2
+    total, squares = (xp.sum(array, axis=0, keepdims=True) for array in (z, square))
+    into = xp.matrix_transpose(z)
+    mixed = xp.matrix_transpose(xp.matmul(into, l1))
+    own = xp.matrix_transpose(xp.matmul(xp.matrix_transpose(square), l1 - 1))
+    quadratic, everything = xp.sum(z * lz, axis=1, keepdims=True), xp.sum(l1, axis=1, keepdims=True)
+    # Off the diagonal: half the trace of the product, the sums of both, and the sum of the product.
+    ends = (total**2 - squares) * (everything - count) / ((count - 1) * (count - 2))
+    cross = (total * (mixed - total) - own) * (2 / (count - 2))
+    value = (quadratic - squares + ends - cross) / (2 * count * (count - 3))
+    # The same without one draw, as what multiplies each of the sums, `lz` and `l1`; what all draws share is left out.
     # Squares are linear in z, since signs have squares of one.
-    l_square = (1 - middle**2) * l1 - 2 * middle * lz
-    quadratic, total, squares = sums(z * lz), sums(z), sums(square)
-    mixed, everything, own = sums(z * l1), sums(l1), sums(square * (l1 - 1))
-    value = of(count, quadratic, total, squares, mixed, everything, own)
-    without = of(
-        count - 1,
-        quadratic - 2 * z * lz + square,
-        total - z,
-        squares - square,
-        mixed - z * l1 - lz + z,
-        everything - 2 * l1 + 1,
-        own - square * (l1 - 1) - l_square + square,
-    )
-    spread = sums((without - xp.mean(without, axis=0, keepdims=True)) ** 2)
-    return value[0, :], xp.sqrt(spread[0, :] * ((count - 1) / count))
+    rest, share, twice = total - z, 1 / ((count - 2) * (count - 3)), 2 / (count - 3)
+    pairs = (rest**2 - squares + square) * share
+    of_lz = twice * (rest + 2 * middle) - 2 * z
+    of_l1 = twice * (rest * z - square - 1 + middle**2) - 2 * pairs
+    alone = 2 * square - rest * (z - rest) * twice + 2 * square * twice + pairs * (2 - count)
+    without = lz * of_lz + l1 * of_l1 + pairs * everything - (twice * rest) * mixed + alone
+    spread = xp.sum((without - xp.mean(without, axis=1, keepdims=True)) ** 2, axis=1)
+    return value[:, 0, :], xp.sqrt(spread * ((count - 1) / count)) / (2 * (count - 1) * (count - 4))
 
 
-def _median_distances(scores: _Host) -> list[float]:
-    """Median distance of two scores of each sample (samples, draws); the mean where most are equal."""
-    found = []
-    for own in scores:
-        some = own[:_PAIRS]
-        distance = np.abs(some[:, None] - some[None, :])[np.triu_indices(len(some), 1)]
-        median = float(np.median(distance))
-        found.append(median if median > 1e-6 * np.max(np.abs(own)) else float(np.mean(np.abs(own - own.mean()))))
-    return found
+def _scale(scores: _Host) -> float:
+    """Median distance of two scores (draws,); the mean distance from their mean where most are next to equal."""
+    some = scores[:_PAIRS]
+    median = float(np.median(np.abs(some[:, None] - some[None, :])[np.triu_indices(len(some), 1)]))
+    spread = float(scores.max() - scores.min())
+    return median if median > 1e-3 * spread else float(np.mean(np.abs(scores - scores.mean())))
