@@ -142,6 +142,8 @@ PEERS: dict[str, tuple[Any, type[xai.Explainer]]] = {
 }
 SIZES = ((8, 60), (10, 120), (12, 200), (15, 400))
 """Players, and model rows."""
+EXACT = 1e-20
+"""Errors below this are rounding."""
 
 
 @dataclass(frozen=True)
@@ -196,9 +198,10 @@ def main() -> None:
     for peer in PEERS:
         found = [compare(peer, game, players, rows, 20) for players, rows in SIZES for game in GAMES]
         for row in found:
+            shown = [f"{error:.2g}" if error > EXACT else "exact" for error in (row.error, row.peer_error)]
+            quotient = f"{row.error / row.peer_error:.2f}" if row.peer_error > EXACT else ""
             print(
-                f"| {peer} | `{row.ours}` | {row.game} | {row.players} | {row.rows:.0f} | {row.error:.2g} | "
-                f"{row.peer_error:.2g} | {row.error / row.peer_error:.2f} |"
+                f"| {peer} | `{row.ours}` | {row.game} | {row.players} | {row.rows:.0f} | {' | '.join(shown)} | {quotient} |"
             )
         print(f"| **{peer}** | `{found[0].ours}` | mean of all | | | | | **{ratio(found):.2f}** |", flush=True)
 
