@@ -201,9 +201,17 @@ def _broadcast(problem: Problem, part: Any, position: int) -> Any:
     label, frame = problem.bound.structure.label(position), problem.bound.frame_of(position)
     if frame is not None and not isinstance(part, Sample):
         part = frame.fill(part, "baseline")
+    missing = frame is not None and frame.missing
     if isinstance(part, Baseline):
-        part = part.make(problem, position)
+        rule, part = part, part.make(problem, position)
+        if missing and not isinstance(rule, Sample) and bool(np.any(np.isnan(problem.to_host(part)))):
+            raise BaselineError(
+                f"`{type(rule).__name__}` computes a baseline from `{label}`, in which values are missing.",
+                fix="background=rows of the training data; or a dict, Series or DataFrame of one row.",
+            )
     original, shape = part, tuple(leaf.shape)
+    if part is None:
+        raise _misfit(label, leaf, part)
     if not problem.bound.backend.owns(part):
         try:
             host = np.asarray(part, dtype=None if hasattr(part, "dtype") else np.float64)
@@ -211,7 +219,7 @@ def _broadcast(problem: Problem, part: Any, position: int) -> Any:
             raise _misfit(label, leaf, part) from error
         if host.dtype.kind not in "fiub":
             raise _misfit(label, leaf, part)
-        if not np.all(np.isfinite(host)):
+        if not np.all(np.isfinite(host) | (missing & np.isnan(host))):
             raise BaselineError("`baseline` must be finite.", received=describe(part), fix="baseline=0.0")
         part = problem.to_device(host, like=leaf)
     given = tuple(part.shape)

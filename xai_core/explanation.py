@@ -87,6 +87,8 @@ class Explanation:
     details
         What else a method has to say, by name: `r2` of LIME's fit, `converged` of methods with `tolerance`; arrays
         (batch,).
+    outputs
+        How many outputs the model has for one sample; `None` if that is not known.
     """
 
     values: Any
@@ -103,6 +105,7 @@ class Explanation:
     error: Any = None
     features: FeatureValues | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+    outputs: int | None = None
 
     def __len__(self) -> int:
         """Number of explained samples."""
@@ -267,6 +270,7 @@ class Explanation:
             "channel_axis": self.channel_axis,
             "coverage": {rule: list(hit) for rule, hit in self.coverage.items()},
             "layer": self.layer,
+            "outputs": self.outputs,
             "explainer": _encode_explainer(self.explainer, arrays),
         }
         for name in _ARRAYS:
@@ -343,6 +347,7 @@ def load(path: str | Path) -> Explanation:
             channel_axis=meta["channel_axis"],
             coverage={rule: tuple(hit) for rule, hit in meta["coverage"].items()},
             layer=meta.get("layer"),
+            outputs=meta.get("outputs"),
             features=None if held is None else FeatureValues(**held),
             **parts,
         )

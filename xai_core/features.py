@@ -160,7 +160,7 @@ class Groups(Grouping):
 
 @dataclass(frozen=True)
 class Superpixels(Grouping):
-    """Segments of each image by SLIC, of scikit-image.
+    """Segments of each image by SLIC, of scikit-image: the extra `images`.
 
     Parameters
     ----------
@@ -183,7 +183,8 @@ class Superpixels(Grouping):
             from skimage.segmentation import slic
         except ImportError as error:
             raise BackendError(
-                "Superpixels need scikit-image.", fix="pip install scikit-image, or features=xai.Patches(16)."
+                "Superpixels need scikit-image, which is not installed.",
+                fix="pip install 'xai-core[images]', or features=xai.Patches(16).",
             ) from error
         leaf = problem.leaves[position]
         axes = spatial_axes(problem, leaf)
@@ -319,11 +320,10 @@ def _numbered(problem: Problem, labels: list[np.ndarray[Any, Any]], parts: Seque
     """Labels as numbers from zero without gaps, with names and sizes."""
     present = np.unique(np.concatenate([np.unique(host[host >= 0]) for host in labels] or [np.zeros(0)]))
     if not len(present):
-        raise OptionError("There are no features.", received="only negative labels", fix="number features from 0.")
+        received = "only negative labels" if any(host.size for host in labels) else "inputs without elements"
+        raise OptionError("There are no features.", received=received, fix="number features from 0.")
     count = len(present)
-    table = np.full(int(present[-1]) + 2, -1)
-    table[present.astype(np.int64)] = np.arange(count)
-    compact = [table[np.where(host >= 0, host, len(table) - 1)] for host in labels]
+    compact = [np.where(host >= 0, np.searchsorted(present, host), -1) for host in labels]
     rows = max(host.shape[0] for host in compact)
     sizes = np.zeros((rows, count), dtype=np.int64)
     for host, leaf in zip(compact, problem.varied, strict=True):

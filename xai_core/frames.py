@@ -49,9 +49,12 @@ class Frame:
         Names of the columns.
     coded
         Names of those that hold no numbers.
+    missing
+        Whether columns of numbers may have missing values, which are NaN then.
     """
 
-    def __init__(self, frame: Any, label: str) -> None:
+    def __init__(self, frame: Any, label: str, missing: bool = False) -> None:
+        self.missing = missing
         self.columns: tuple[Any, ...] = tuple(frame.columns)
         if len(set(self.columns)) != len(self.columns):
             twice = next(name for name in self.columns if self.columns.count(name) > 1)
@@ -152,9 +155,11 @@ class Frame:
             plain = getattr(dtype, "numpy_dtype", getattr(dtype, "subtype", dtype))
             with np.errstate(invalid="ignore"):
                 cast = values.astype(plain)
+            known = ~np.isnan(values)
             # What fills a column of integers need not be one: a mean, for example.
-            if dtype.kind == "f" or np.array_equal(cast, values):
-                found[place] = cast if plain is dtype else pandas.Series(cast).astype(dtype)
+            if dtype.kind == "f" or (np.array_equal(cast[known], values[known]) and (known.all() or _nullable(dtype))):
+                whole = cast if dtype.kind == "f" or known.all() else values
+                found[place] = cast if plain is dtype else pandas.Series(whole).astype(dtype)
             else:
                 found[place] = values
         frame = pandas.DataFrame(found)
@@ -172,8 +177,8 @@ class Frame:
 
         Raises
         ------
-        InputError
-            If there are other columns.
+        InputError, NonFiniteError
+            If there are other columns, or values are missing.
         """
         if self._numbers:
             raise InputError(
@@ -181,6 +186,9 @@ class Frame:
                 received=f"{', '.join(map(repr, self.coded[:8]))} of dtype {self._dtypes[next(iter(self._numbers))]}",
                 fix=f"encode them as for training, for example pandas.get_dummies({self._label}, dtype='float32').",
             )
+        for column, values in zip(self.columns, rows.T, strict=True):
+            if np.any(np.isnan(values)):
+                raise self._unknown(column, self._label, "missing", "")
         return rows.astype(np.float32)
 
     def fill(self, part: Any, name: str) -> Any:
@@ -211,6 +219,8 @@ class Frame:
 
     def _plain(self, place: int, values: Any, name: str) -> _Host:
         column = self.columns[place]
+        if self.missing and values.isna().all():
+            return np.full(len(values), np.nan)
         if values.dtype.kind not in "iufb":
             raise BaselineError(
                 f"Column {column!r} holds numbers in `{self._label}`, and other values in `{name}`.",
@@ -218,10 +228,11 @@ class Frame:
                 fix=f"{name}[{column!r}].astype({str(self._dtypes[place])!r})",
             )
         found = values.to_numpy("float64", na_value=np.nan)
-        if not np.all(np.isfinite(found)):
-            raise NonFiniteError(
-                f"Column {column!r} of `{name}` has missing or infinite values.",
-                fix="remove or fill them before explaining.",
+        if np.any(np.isinf(found)):
+            raise self._unknown(column, name, "infinite", "")
+        if not self.missing and np.any(np.isnan(found)):
+            raise self._unknown(
+                column, name, "missing", " KernelSHAP and FeatureAblation leave them to a model of DataFrames."
             )
         if values.dtype.kind in "iu" and np.any(np.abs(found) >= 2.0**53):
             raise InputError(
@@ -230,6 +241,12 @@ class Frame:
                 fix=f"if they are names: {name}[{column!r}].astype(str)",
             )
         return found
+
+    @staticmethod
+    def _unknown(column: Any, name: str, what: str, more: str) -> NonFiniteError:
+        return NonFiniteError(
+            f"Column {column!r} of `{name}` has {what} values.", fix=f"remove or fill them before explaining.{more}"
+        )
 
     def _codes(self, place: int, values: Any, name: str) -> list[int]:
         """The number of each value; values that are new get new ones."""
@@ -280,6 +297,11 @@ class Frame:
                 fix=f"{name}[{self.columns[place]!r}].astype({str(known.dtype)!r})",
             )
         return cast
+
+
+def _nullable(dtype: Any) -> bool:
+    """Whether a dtype of pandas has missing values beside integers."""
+    return hasattr(dtype, "numpy_dtype")
 
 
 def _key(value: Any) -> tuple[type, Any]:

@@ -274,8 +274,10 @@ def _adapt(model: Any, backend: str | None, params: Any) -> Adapted | None:
     )
 
 
-def bind(model: Any, leaves: list[Any], structure: Structure) -> tuple[Bound, list[Any]]:
+def bind(model: Any, leaves: list[Any], structure: Structure, *, missing: bool = True) -> tuple[Bound, list[Any]]:
     """Read a model's present parameters for one explanation, and put its inputs on the model's device.
+
+    Without `missing`, missing values in DataFrames are refused also where the model takes DataFrames.
 
     Raises
     ------
@@ -294,7 +296,8 @@ def bind(model: Any, leaves: list[Any], structure: Structure) -> tuple[Bound, li
                 fix="one row of a DataFrame is df.iloc[[0]].",
             )
     frames = tuple(
-        Frame(leaf, structure.label(position)) if is_frame(leaf) else None for position, leaf in enumerate(leaves)
+        Frame(leaf, structure.label(position), missing) if is_frame(leaf) else None
+        for position, leaf in enumerate(leaves)
     )
     leaves = [
         leaf if frame is None else frame.encode(leaf, structure.label(position))
@@ -313,6 +316,8 @@ def bind(model: Any, leaves: list[Any], structure: Structure) -> tuple[Bound, li
         if adapted.backend.takes_frames:
             adapted = replace(adapted, apply=partial(_apply_to_frames, adapted.apply, frames))
         else:
+            for frame in filter(None, frames):
+                frame.missing = False
             leaves = [
                 leaf if frame is None else frame.numbers(leaf) for leaf, frame in zip(leaves, frames, strict=True)
             ]

@@ -429,6 +429,8 @@ def _method(explanation: Explanation) -> str:
 
 def _title(explanation: Explanation, row: int, output: int | None) -> str:
     target, score = explanation.target, to_host(explanation.score)
+    if explanation.outputs == 1:
+        return f"score {float(score.reshape(-1)[row]):.3g}"
     if output is not None:
         return f"class {output}, score {float(score[row, output]):.3g}"
     if hasattr(target, "shape") and len(tuple(target.shape)) == 1:

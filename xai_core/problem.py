@@ -83,6 +83,8 @@ class Problem:
         One random stream per sample.
     asked
         The index that the user gave, (batch, axes) on the host.
+    outputs
+        How many outputs the model has for one sample.
     """
 
     bound: Bound
@@ -94,6 +96,7 @@ class Problem:
     work: Work
     origin: Problem | None = None
     asked: np.ndarray[Any, Any] | None = None
+    outputs: int | None = None
 
     @property
     def varied(self) -> list[Any]:
@@ -324,11 +327,14 @@ def open_problem(
     progress: Callable[[int], Progress | None],
     defer: bool = False,
     every: bool = False,
+    missing: bool = False,
+    scale: Any = None,
 ) -> Iterator[Problem]:
     """Check a request, resolve its target, and run it with the model left as it was.
 
     With `defer` the method finds out score and predicted class on its own way, and has `settle` check them; `every` says
-    that it takes `target="all"`.
+    that it takes `target="all"`, `missing` that it computes nothing from values that DataFrames lack; `scale` is that of
+    `Pick`.
 
     Raises
     ------
@@ -344,7 +350,7 @@ def open_problem(
     given, structure = flatten(x)
     if not given:
         raise InputError("`x` holds no array.", received=describe(x), fix="x=images of shape (batch, ...)")
-    bound, leaves = bind(model, given, structure)
+    bound, leaves = bind(model, given, structure, missing=missing)
     batch = _check_inputs(leaves, structure.label)
     if differentiates:
         bound.require_gradient(method)
@@ -360,11 +366,13 @@ def open_problem(
     seed = check_seed(seed)
     names = list(range(batch)) if index is None else _sample_index(index, batch)
     with bound.running(leaves):
-        numbers = [leaf for leaf in leaves if is_floating(leaf)]
+        frames = bound.frames or (None,) * len(leaves)
+        # Of DataFrames it was checked column by column.
+        numbers = [leaf for leaf, frame in zip(leaves, frames, strict=True) if frame is None and is_floating(leaf)]
         require_finite(bound, numbers, "The inputs are", "remove or fill missing values before explaining.")
         bound = bound.at_neuron(neuron, leaves)
         work = Work(progress(batch))
-        problem = Problem(bound, leaves, Pick(), None, None, Streams.of(seed, names), work)
+        problem = Problem(bound, leaves, Pick(scale=scale), None, None, Streams.of(seed, names), work)
         yield _chosen(problem, target) if defer else _resolve(problem, target)
 
 
@@ -428,7 +436,8 @@ def _chosen(problem: Problem, target: Any) -> Problem:
     host = host_index(target, problem.batch, problem.to_host)
     index = None if host is None else problem.to_device(host)
     every = isinstance(target, str) and host is None
-    return replace(problem, pick=Pick(target if callable(target) else None, every), index=index, asked=host)
+    pick = replace(problem.pick, function=target if callable(target) else None, every=every)
+    return replace(problem, pick=pick, index=index, asked=host)
 
 
 def settle(problem: Problem, score: Any, index: Any, empty: Any) -> Problem:
@@ -447,7 +456,7 @@ def settle(problem: Problem, score: Any, index: Any, empty: Any) -> Problem:
             fix="return scores or probabilities from the model, not predicted labels.",
         )
     require_finite(problem.bound, [score], "The model's scores are", "check the model on these inputs.")
-    return replace(problem, index=index, score=score)
+    return replace(problem, index=index, score=score, outputs=math.prod(tuple(empty.shape)[1:]))
 
 
 @dataclass(frozen=True)

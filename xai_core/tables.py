@@ -38,7 +38,7 @@ class Table:
     score
         Explained score (batch,).
     outputs
-        Number of the output of each sample, (batch,), or None where it has none.
+        Number of the output of each sample, (batch,), or None where it has none or there is one alone.
     """
 
     values: _Host
@@ -78,6 +78,8 @@ def select_output(explanation: Explanation, output: int | None) -> int | None:
             )
         return None
     count = int(tuple(explanation.score.shape)[1])
+    if output is None and count == 1:
+        return 0
     if isinstance(output, bool) or not isinstance(output, (int, np.integer)) or not 0 <= output < count:
         raise OptionError(
             f"This explanation is of all {count} outputs; one can be shown at a time.",
@@ -115,6 +117,8 @@ def table(explanation: Explanation, output: int | None = None, names: Any = None
 
 def _outputs(explanation: Explanation, chosen: int | None) -> _Host | None:
     target = explanation.target if chosen is None else chosen
+    if explanation.outputs == 1:
+        return None
     if isinstance(target, (int, np.integer)):
         return np.full(len(explanation), int(target))
     return to_host(target) if hasattr(target, "shape") and len(tuple(target.shape)) == 1 else None
@@ -238,6 +242,10 @@ def to_shap(explanation: Explanation, names: Any, output_names: Any, elements: b
     base = score - total.astype(score.dtype).sum(axis=tuple(range(1, last)))
     if known is None or elements:
         known, (values, data) = None, _of_elements(explanation)
+    if every and output_names is not None and len(output_names) != total.shape[-1]:
+        raise InputError(
+            f"`output_names` must hold one name per output: {total.shape[-1]}.", received=f"{len(output_names)} names"
+        )
     tokens = callable(names) or (isinstance(names, (list, tuple)) and bool(names) and not isinstance(names[0], str))
     if tokens and data is not None and data.ndim == 2:
         width = data.shape[1]

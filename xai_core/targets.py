@@ -15,23 +15,26 @@ from typing import Any
 import numpy as np
 
 from xai_core.errors import OutputError, TargetError, describe
+from xai_core.frames import is_series
 from xai_core.model import Net
 
-__all__ = ["Pick", "Resolve", "check_range", "fit_index", "host_index"]
+__all__ = ["SCALES", "Pick", "Resolve", "check_range", "fit_index", "host_index", "scaled"]
 
 
 @dataclass(frozen=True)
 class Pick:
     """The explained score of a batch of outputs; the static part of a target.
 
-    With `every` that is all of them, (batch, outputs).
+    With `every` that is all of them, (batch, outputs). `scale` is what outputs are turned into first: see `scaled`.
     """
 
     function: Callable[[Any], Any] | None = None
     every: bool = False
+    scale: Any = None
 
     def __call__(self, xp: Any, outputs: Any, index: Any) -> Any:
         """Scores (batch,) of `outputs` (batch, ...) at `index` (batch, axes), which a callable ignores."""
+        outputs = scaled(xp, outputs, self.scale)
         if self.every:
             return _columns(xp, outputs)
         if self.function is not None:
@@ -50,6 +53,39 @@ class Pick:
         for axis in range(1, len(sizes)):
             position = position * sizes[axis] + index[:, axis]
         return xp.take_along_axis(flat, position[:, None], axis=1)[:, 0]
+
+
+SCALES = (None, "probability", "log_probability")
+
+
+def scaled(xp: Any, outputs: Any, scale: Any) -> Any:
+    """Outputs as they are, as probabilities of classes or their logarithms, or as a callable `outputs -> outputs` says.
+
+    Probabilities are the softmax over the last axis of (batch, classes), the sigmoid of a single output.
+
+    Raises
+    ------
+    TargetError
+        If there are more axes than one of classes.
+    """
+    if scale is None:
+        return outputs
+    if callable(scale):
+        return scale(outputs)
+    shape = tuple(outputs.shape)
+    if len(shape) > 2:
+        raise TargetError(
+            "Probabilities are made of outputs of shape (batch, classes).",
+            received=f"outputs of shape {shape}, score={scale!r}",
+            fix="score=callable, with outputs in and outputs out.",
+        )
+    single = math.prod(shape[1:]) == 1
+    flat = xp.reshape(outputs, (shape[0], math.prod(shape[1:])))
+    logits = xp.concat([flat, xp.zeros_like(flat)], axis=1) if single else flat
+    shifted = logits - xp.max(logits, axis=1, keepdims=True)
+    logs = shifted - xp.log(xp.sum(xp.exp(shifted), axis=1, keepdims=True))
+    found = logs if scale == "log_probability" else xp.exp(logs)
+    return xp.reshape(found[:, :1] if single else found, shape)
 
 
 @dataclass(frozen=True)
@@ -125,7 +161,8 @@ def host_index(target: Any, batch: int, to_numpy: Callable[[Any], Any]) -> np.nd
     columns = []
     for entry in entries:
         try:
-            column = np.asarray(entry if isinstance(entry, (int, list, np.ndarray, np.integer)) else to_numpy(entry))
+            on_host = isinstance(entry, (int, list, np.ndarray, np.integer)) or is_series(entry)
+            column = np.asarray(entry if on_host else to_numpy(entry))
         except Exception as error:
             raise _bad_target(target, batch) from error
         if column.dtype.kind not in "iu" or column.shape not in ((), (batch,)):

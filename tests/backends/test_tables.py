@@ -18,6 +18,7 @@ import torch
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import RandomForestClassifier, VotingClassifier
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -177,7 +178,7 @@ def test_categories_that_only_the_background_has():
         ({"background": people(4).assign(y=1)}, xai.BaselineError, ("besides 'y'", "background[x.columns]")),
         ({"background": people(4).drop(columns="vip")}, xai.BaselineError, ("without 'vip'",)),
         ({"background": np.zeros((4, 5))}, xai.BaselineError, ("DataFrame",)),
-        ({"background": people(4).assign(income=np.nan)}, xai.NonFiniteError, ("'income'", "missing")),
+        ({"background": people(4).assign(income=np.inf)}, xai.NonFiniteError, ("'income'", "infinite")),
     ],
 )
 def test_what_does_not_fit_a_frame(pipeline, options, error, words):
@@ -193,7 +194,7 @@ def test_what_does_not_fit_a_frame(pipeline, options, error, words):
     ("x", "error", "words"),
     [
         (pd.DataFrame([[1.0, 2.0]], columns=["a", "a"]), xai.InputError, ("'a' more than once",)),
-        (pd.DataFrame({"a": [1.0, np.nan]}), xai.NonFiniteError, ("'a'", "missing")),
+        (pd.DataFrame({"a": [1.0, np.inf]}), xai.NonFiniteError, ("'a'", "infinite")),
         (pd.DataFrame({"a": [2**60, 1], "b": [0.0, 1.0]}), xai.InputError, ("'a'", "astype(str)")),
         (pd.DataFrame({"a": [[1], [2]]}), xai.InputError, ("'a'", "hashable")),
         (pd.DataFrame({"a": [1.0, 2.0]}).iloc[0], xai.InputError, ("df.iloc[[0]]",)),
@@ -204,6 +205,93 @@ def test_frames_that_cannot_be_explained(x, error, words):
         xai.FeatureAblation()(lambda df: np.zeros(len(df)), x)
     for word in words:
         assert word in str(caught.value)
+
+
+# --- missing numbers
+
+
+def gaps(rows, seed=0):
+    """Numbers of which some are missing, in plain columns and in one that holds whole numbers or nothing."""
+    rng = np.random.default_rng(seed)
+    found = pd.DataFrame({"a": rng.normal(size=rows), "b": rng.normal(size=rows)})
+    found["n"] = pd.array(rng.integers(0, 9, rows), dtype="Int64")
+    return found.mask(rng.random(found.shape) < 0.3)
+
+
+@pytest.fixture(scope="module")
+def imputing():
+    df = gaps(300)
+    worth = 2 * df["a"].fillna(1) - df["b"].fillna(0) + df["n"].astype("float64").fillna(3)
+    return make_pipeline(SimpleImputer(add_indicator=True), LinearRegression()).fit(df, worth)
+
+
+def test_missing_numbers_reach_a_model_that_takes_them(imputing):
+    x, background = gaps(4, 1), gaps(6, 2)
+    assert x.isna().to_numpy().any()
+    assert background.isna().to_numpy().any()
+    seen = []
+
+    def model(df):
+        seen.append(df)
+        return imputing.predict(df)
+
+    wanted = brute(lambda df, row: imputing.predict(df).mean(), x, background)
+    for given in (model, imputing):
+        for method in (xai.ExactSHAP, xai.KernelSHAP):
+            np.testing.assert_allclose(method(background=background)(given, x).values, wanted, atol=1e-9)
+    full, lost = imputing.predict(x), np.empty(x.shape)
+    for place, name in enumerate(x):
+        without = x.copy()
+        without[name] = pd.Series([np.nan] * len(x)).astype(x[name].dtype)
+        lost[:, place] = full - imputing.predict(without)
+    for method in (xai.FeatureAblation, xai.Occlusion):
+        for baseline in (np.nan, dict.fromkeys(x, np.nan), dict.fromkeys(x)):
+            np.testing.assert_allclose(method(baseline=baseline)(model, x).values, lost, atol=1e-12)
+    twice = x.iloc[[0, 0]].reset_index(drop=True)
+    assert not np.asarray(xai.FeaturePermutation()(imputing, twice).values).any()
+    assert len(seen) > 4
+    for df in seen:
+        assert df.dtypes.equals(x.dtypes)
+
+
+def test_missing_numbers_are_refused_where_something_is_computed_of_them(imputing):
+    x = gaps(4, 1)
+    for method in (xai.LIME(background=gaps(6, 2)), xai.SobolAttribution(), xai.SmoothGrad(xai.Occlusion())):
+        with pytest.raises(xai.NonFiniteError, match=r"'\w' of `x` has missing.*\n.*KernelSHAP"):
+            method(imputing, x)
+    for baseline in (xai.Mean(), xai.Noise()):
+        with pytest.raises(xai.BaselineError, match="values are missing"):
+            xai.KernelSHAP(baseline=baseline)(imputing, x)
+    for frame in (x.fillna(0), x.fillna(0).astype("float64")):
+        with pytest.raises(xai.NonFiniteError, match="'a' of `x` has infinite"):
+            xai.KernelSHAP()(imputing, frame.assign(a=np.inf))
+    net = torch.nn.Linear(3, 1).eval()
+    with pytest.raises(xai.NonFiniteError, match="of `x` has missing"):
+        xai.KernelSHAP()(net, x)
+    with pytest.raises(xai.NonFiniteError, match="of `background` has missing"):
+        xai.KernelSHAP(background=x)(net, x.fillna(0))
+    with pytest.raises(xai.BaselineError, match="finite"):
+        xai.KernelSHAP(baseline=np.nan)(net, x.fillna(0))
+
+
+def test_targets_may_be_a_series(pipeline):
+    x, background = people(4, 1), people(6, 2)
+    rows = [1, 0, 0, 1]
+    net = torch.nn.Linear(2, 3).eval()
+    jax_net = xai.wrap(lambda v: jnp.stack([v[:, 0], v[:, 1], v.sum(1)], axis=1), backend="jax")
+    for series in (pd.Series(rows, x.index), pd.Series(rows, x.index, dtype="Int64"), pd.Series(rows, dtype="uint8")):
+        for method, model, given in (
+            (xai.ExactSHAP(background=background), pipeline, x),
+            (xai.Gradient(), net, torch.randn(4, 2)),
+            (xai.ExactSHAP(), net, x[PLAIN]),
+            (xai.Gradient(), jax_net, jnp.ones((4, 2))),
+        ):
+            found, wanted = (method(model, given, target=target) for target in (series, rows))
+            np.testing.assert_array_equal(np.asarray(found.values), np.asarray(wanted.values))
+            np.testing.assert_array_equal(np.asarray(found.target), rows)
+    for wrong in (pd.Series([1, 0, None, 1]), pd.Series(rows[:3])):
+        with pytest.raises(xai.TargetError, match="4 ints"):
+            xai.Gradient()(net, torch.randn(4, 2), target=wrong)
 
 
 def test_numbers_between_categories_are_refused():
@@ -448,6 +536,8 @@ def test_shap_draws_tables(shap, pipeline):
     assert s.output_names == ["no", "yes"]
     np.testing.assert_allclose(s.base_values[:, 1], empty, atol=1e-12)
     shap.plots.beeswarm(s[:, :, 1], show=False)
+    with pytest.raises(xai.InputError, match="one name per output: 2"):
+        xai.ExactSHAP(background=background)(pipeline, x, target="all").to_shap(output_names=["no"])
     shap.plots.waterfall(s[0, :, 1], show=False)
 
 

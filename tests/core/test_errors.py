@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import array_api_strict as strict
 import numpy as np
 import pytest
@@ -87,6 +89,14 @@ def test_what_is_no_model_is_refused():
         xai.Gradient()(3, np.ones((2, 3)))
     with pytest.raises(xai.BackendError, match="No backend named 'caffe'"):
         xai.wrap(np.tanh, backend="caffe")
+
+
+def test_superpixels_without_scikit_image(monkeypatch):
+    monkeypatch.setitem(sys.modules, "skimage.segmentation", None)
+    images = np.random.default_rng(0).random((1, 3, 8, 8))
+    model = xai.wrap(lambda x: x.mean(axis=(1, 2, 3)), channel_axis=1)
+    with pytest.raises(xai.BackendError, match=r"pip install 'xai-core\[images\]'"):
+        xai.KernelSHAP(features=xai.Superpixels(4))(model, images)
 
 
 def test_every_error_is_also_the_builtin_one():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 import tomllib
@@ -53,6 +54,19 @@ def test_nothing_imports_a_package_called_backends():
         for path in (ROOT / folder).rglob("*.py"):
             assert not any(name.split(".")[0] == "backends" for name in imports(path)), path
     assert not (ROOT / "backends" / "__init__.py").exists()
+
+
+def test_messages_and_pages_name_extras_that_there_are():
+    extras = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+    paths = [*modules("xai_core"), *(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "pyproject.toml"]
+    found = {
+        name
+        for path in paths
+        for said in re.findall(r"xai-core\[([\w,]+)\]", path.read_text())
+        for name in said.split(",")
+    }
+    assert {"plot", "images", "demo"} <= found
+    assert found <= extras
 
 
 def test_listed_packages_are_the_folders():

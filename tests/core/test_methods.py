@@ -179,3 +179,15 @@ def test_noise_belongs_to_the_pixel_wherever_the_channels_are():
     explainer = xai.SmoothGrad(samples=5)
     there = explainer(first, np.moveaxis(x, -1, 1), target=0, seed=2).values
     assert_close(np.moveaxis(there, 1, -1), explainer(last, x, target=0, seed=2).values, relative=1e-12)
+
+
+def test_occlusion_of_whole_numbers():
+    """Token ids and counts: what is lost has decimals."""
+    table = np.array([0.0, 0.25, -0.5, 0.125])
+    net = lambda ids: table[ids].sum(axis=1)  # noqa: E731
+    for dtype in ("int64", "uint8"):
+        ids = np.array([[1, 2, 3], [3, 3, 0]], dtype=dtype)
+        found = xai.Occlusion()(net, ids)
+        np.testing.assert_allclose(found.values, table[ids])
+        wide = xai.Occlusion(window=2, stride=1)(net, ids)
+        np.testing.assert_allclose(wide.values[0], [-0.25, -0.3125, -0.375])

@@ -160,6 +160,26 @@ def test_what_is_explained_is_said(x):
     assert contrast.bar().axes[0].get_xlabel() == "mean magnitude of the change of the score"
 
 
+@pytest.mark.parametrize("flat", [False, True])
+def test_one_output_has_no_number(x, tmp_path, flat):
+    """As regressors have: there is nothing to tell it from."""
+    single = (lambda x: x @ WEIGHTS[:, 0]) if flat else (lambda x: x @ WEIGHTS[:, :1])
+    for target in (None, 0, "all"):
+        e = xai.ExactSHAP()(single, x, target=target)
+        e.save(tmp_path / "e.npz")
+        for held in (e, xai.load(tmp_path / "e.npz")):
+            score = f"{single(x[:1]).reshape(()):.3g}"
+            said = [held.bar().axes[0].get_xlabel(), held.beeswarm().axes[0].get_xlabel()]
+            said += [held.waterfall().axes[0].get_xlabel().split(":")[0], held.plot(samples=1).axes[0].get_title()]
+            assert said == [
+                "mean magnitude of the change of the score",
+                "change of the score",
+                "score",
+                f"score {score}",
+            ]
+    assert xai.ExactSHAP()(model, x[:1], target=0).plot().axes[0].get_title().startswith("class 0, score")
+
+
 def test_names_and_groups(e, x):
     named = ["age", "dose", "weight", "height", "shoe"]
     assert set(labels(e.bar(names=named).axes[0])) == set(named)

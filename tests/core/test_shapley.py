@@ -265,6 +265,34 @@ def test_sampled_estimates_in_strict_namespaces(place):
             assert_close(to_host(found.error), plain.error, relative=1e-9)
 
 
+MANY = 6000
+WIDE = [
+    xai.KernelSHAP(samples=40),
+    xai.PermutationSHAP(samples=2 * MANY),
+    xai.ShapleySampling(samples=MANY),
+    xai.FeatureAblation(),
+    xai.Occlusion(window=1, stride=1),
+    xai.LIME(samples=40, mode="image"),
+    xai.HSICAttribution(samples=40),
+    xai.PredictionDifference(background=np.zeros((2, MANY), dtype="float32"), samples=1, measure="difference"),
+]
+
+
+@pytest.mark.parametrize("method", WIDE, ids=lambda m: type(m).__name__)
+def test_memory_does_not_grow_with_features_squared(method):
+    """A square of them would have 36 MB as truths and 288 MB as numbers; also the pixels of an image, one by one."""
+    import tracemalloc
+
+    weights = np.random.default_rng(0).normal(size=(MANY, 1)).astype("float32")
+    net = xai.wrap(lambda x: x.reshape(len(x), -1) @ weights, batch_size=16, channel_axis=1)
+    shape = (1, 1, 75, 80) if isinstance(method, xai.Occlusion) else (1, MANY)
+    tracemalloc.start()
+    method(net, np.ones(shape, dtype="float32"), target=0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 24e6
+
+
 # Designs
 
 
@@ -350,6 +378,10 @@ def test_what_is_refused():
         xai.KernelSHAP(features=np.zeros(20))(net, x)
     with pytest.raises(xai.OptionError, match="no features"):
         xai.KernelSHAP(features=np.full(20, -1))(net, x)
+    with pytest.raises(xai.OptionError, match="without elements"):
+        xai.KernelSHAP()(lambda x: x.sum(axis=1), x[:, :0])
+    with pytest.raises(xai.BaselineError, match="broadcast"):
+        xai.KernelSHAP(baseline=lambda x: None)(net, x)
     with pytest.raises(xai.OptionError, match="in no group"):
         xai.KernelSHAP(features=xai.Groups({"a": [0, 1]}))(net, x)
     with pytest.raises(xai.OptionError, match="lacks"):
@@ -364,6 +396,14 @@ def test_what_is_refused():
         xai.FeatureAblation()(net, x, target="all")
     with pytest.raises(xai.InputDependenceError):
         xai.KernelSHAP()(lambda x: np.ones((len(x), 1)), x, target=0)
+
+
+def test_features_may_have_any_numbers():
+    """As large as those of hashes."""
+    net, x = additive([1.0, 2.0, 3.0]), np.ones((2, 3))
+    found = xai.ExactSHAP(features=np.array([2**62, 7, 2**62]))(net, x, target=0)
+    assert found.features.names == ("feature 7", f"feature {2**62}")
+    np.testing.assert_allclose(found.features.values, [[2.0, 4.0]] * 2)
 
 
 def test_one_feature_gets_the_whole_change():

@@ -1,4 +1,7 @@
-"""Methods that mask at random against lime, captum and xplique: same fits on the same neighbours, else the same order."""
+"""Methods that mask against lime, captum, xplique and PAIR's saliency.
+
+The same fits on the same neighbours, else the same order; Occlusion value by value.
+"""
 
 from __future__ import annotations
 
@@ -136,6 +139,28 @@ def test_values_are_nearer_to_the_fit_of_all_coalitions_than_those_of_captum():
         )
     squares = [np.mean((np.stack(values) - wanted) ** 2) for values in (ours, theirs)]
     assert squares[0] < squares[1], squares
+
+
+@pytest.mark.parametrize(("size", "value"), [(1, 0), (4, 0.2), (5, -1.0)])
+def test_occlusion_equals_that_of_pair(size, value):
+    """PAIR moves its window by one pixel and sums over the windows that cover a pixel, where we average."""
+    pair = pytest.importorskip("saliency.core")
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 6, 3), torch.nn.Tanh(), torch.nn.Flatten(), torch.nn.Linear(6 * 8 * 10, 3)
+    )
+    net = net.double().eval()
+    picture = np.random.default_rng(0).random(size=(10, 12, 3))
+
+    def call(images, call_model_args=None, expected_keys=None):
+        with torch.no_grad():
+            scores = net(torch.from_numpy(np.moveaxis(images, -1, 1).copy()))
+        return {pair.base.OUTPUT_LAYER_VALUES: scores[:, TARGET].numpy()}
+
+    theirs = np.moveaxis(pair.Occlusion().GetMask(picture, call, size=size, value=value), -1, 0)
+    x = torch.from_numpy(np.moveaxis(picture, -1, 0)[None].copy())
+    found = xai.Occlusion(window=size, stride=1, baseline=value)(net, x, target=TARGET).values[0].numpy()
+    along = [np.convolve(np.ones(length - size + 1), np.ones(size)) for length in (10, 12)]
+    np.testing.assert_allclose(found * np.multiply.outer(*along), theirs, rtol=1e-9, atol=1e-12)
 
 
 def test_maps_have_the_order_of_xplique():

@@ -38,6 +38,7 @@ class FeatureAblation(Explainer):
     """
 
     differentiates: ClassVar[bool] = False
+    keeps_missing: ClassVar[bool] = True
 
     features: Any = None
     baseline: Any = 0.0
@@ -83,6 +84,7 @@ class FeaturePermutation(Explainer):
     """
 
     differentiates: ClassVar[bool] = False
+    keeps_missing: ClassVar[bool] = True
     stochastic: ClassVar[bool] = True
 
     features: Any = None

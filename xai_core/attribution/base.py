@@ -72,6 +72,8 @@ class Explainer(ABC):
     """Whether the method needs gradients."""
     stochastic: ClassVar[bool] = False
     """Whether the method draws random numbers."""
+    keeps_missing: ClassVar[bool] = False
+    """Whether the model meets missing values of DataFrames as they are: values are kept or replaced, never computed with."""
     explains_all: ClassVar[bool] = False
     """Whether `target="all"` explains all outputs at once."""
     settles: ClassVar[bool] = False
@@ -96,14 +98,14 @@ class Explainer(ABC):
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other) or not isinstance(other, Explainer):
             return NotImplemented
-        return _same(self.options(), other.options())
+        return same_options(self.options(), other.options())
 
     def __hash__(self) -> int:
         return hash((type(self), tuple(self.options())))
 
     def __repr__(self) -> str:
         said = ", ".join(
-            f"{name}={_shown(value)}"
+            f"{name}={shown(value)}"
             for name, value in self.options().items()
             if name not in ("layer", "neuron") or value is not None
         )
@@ -187,6 +189,7 @@ class Explainer(ABC):
                 progress=progress,
                 defer=self.settles and self.layer is None,
                 every=self.explains_all,
+                missing=self.keeps_missing,
             ) as problem:
                 found = self.attribute_at_layer(problem)
                 problem = found.problem or problem
@@ -248,6 +251,7 @@ def _explanation(
         error=None if found.error is None else alike(found.error),
         features=features,
         details={name: out(value) for name, value in found.details.items()},
+        outputs=problem.outputs,
     )
 
 
@@ -284,7 +288,7 @@ def methods() -> dict[str, type[Explainer]]:
     return dict(sorted(_METHODS.items()))
 
 
-def _same(a: Any, b: Any) -> bool:
+def same_options(a: Any, b: Any) -> bool:
     """Equality of options that may hold arrays of any framework."""
     if a is b:
         return True
@@ -293,19 +297,19 @@ def _same(a: Any, b: Any) -> bool:
     if is_frame(a):
         return bool(a.equals(b))
     if isinstance(a, dict):
-        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+        return a.keys() == b.keys() and all(same_options(a[key], b[key]) for key in a)
     if isinstance(a, (tuple, list)):
-        return len(a) == len(b) and all(map(_same, a, b))
+        return len(a) == len(b) and all(map(same_options, a, b))
     if hasattr(a, "shape") and hasattr(a, "dtype"):
         same_kind = tuple(a.shape) == tuple(b.shape) and str(a.dtype) == str(b.dtype)
         return same_kind and bool(np.array_equal(np.asarray(a), np.asarray(b)))
     return bool(a == b)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """An option in few words: arrays, modules and layers by what they are."""
     if isinstance(value, (tuple, list)):
-        return f"({', '.join(map(_shown, value))})"
+        return f"({', '.join(map(shown, value))})"
     text = repr(value)
     plain = isinstance(value, (str, bytes, Explainer)) or ("\n" not in text and len(text) < 200)
     return text if plain and not hasattr(value, "dtype") else f"<{describe(value)}>"

@@ -68,6 +68,7 @@ class PredictionDifference(Explainer):
 
     differentiates: ClassVar[bool] = False
     stochastic: ClassVar[bool] = True
+    keeps_missing: ClassVar[bool] = True
 
     background: Any = None
     samples: int = 10

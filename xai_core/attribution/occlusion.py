@@ -12,12 +12,11 @@ import numpy as np
 from xai_core.attribution.base import Attribution, Explainer
 from xai_core.attribution.game import Removal, ignores_input, removed_scores, resolve_removal
 from xai_core.attribution.gradient import join, trim
-from xai_core.attribution.path import zero_sums
 from xai_core.baselines import spatial_axes
 from xai_core.blocks import blocks, spans
 from xai_core.errors import OptionError, describe
 from xai_core.model import Net
-from xai_core.problem import Problem, gather, independent
+from xai_core.problem import Problem, gather, independent, is_floating
 from xai_core.targets import Pick
 
 __all__ = ["Occlusion"]
@@ -48,6 +47,7 @@ class Occlusion(Explainer):
     """
 
     differentiates: ClassVar[bool] = False
+    keeps_missing: ClassVar[bool] = True
     aliases: ClassVar[tuple[str, ...]] = ("sliding_patch",)
 
     window: Any = None
@@ -82,10 +82,14 @@ class Occlusion(Explainer):
         places = [problem.to_device(np.arange(size)) for size in shape]
         fillings = list(spans(removal.size, problem.rows, constant=problem.constant_shapes))
         room = max(1, problem.rows // fillings[0].width)
-        parts, some = [], []
+        # Token ids are whole numbers, and what is lost is none.
+        like = leaf if is_floating(leaf) else score
+        nothing = xp.zeros_like(leaf[:1, None, ...], dtype=problem.accumulator_dtype(like))
+        parts: list[list[Any]] = []
+        most: Any = None
         for block, draws in blocks(problem.batch, len(starts), room, constant=problem.constant_shapes):
             rows = problem.indices(block.indices)
-            sums: Any = zero_sums(problem, block.width, 1)[position]
+            sums = xp.broadcast_to(nothing, (block.width, 1, *shape))
             for draw, filling in itertools.product(draws, fillings):
                 used = np.zeros(draw.width)
                 used[: draw.size] = 1.0
@@ -105,7 +109,8 @@ class Occlusion(Explainer):
                     rows,
                     problem.index,
                 )
-                some.append(largest)
+                # Not a list of them: small arrays that stay keep the memory of large ones between them from its next use.
+                most = largest if most is None else xp.maximum(most, largest)
                 problem.work.add(block.width * draw.width * filling.width)
             parts.append(trim([sums], block))
         total = join(problem, parts)[0][:, 0, ...]
@@ -115,8 +120,8 @@ class Occlusion(Explainer):
             for start in range(0, count * step, step):
                 axis[start : start + window] += 1.0
             cover = cover[..., None] * axis
-        covered = problem.to_device(np.maximum(cover, 1.0)[None], like=leaf)
-        return total / xp.astype(covered, total.dtype), bool(np.any(problem.to_host(xp.stack(some)) > 0))
+        covered = problem.to_device(np.maximum(cover, 1.0)[None], like=like)
+        return total / xp.astype(covered, total.dtype), bool(np.any(problem.to_host(most) > 0))
 
     def _sizes(self, problem: Problem, position: int) -> tuple[list[int], list[int]]:
         leaf = problem.leaves[position]

@@ -59,6 +59,7 @@ class RISE(Explainer):
 
     differentiates: ClassVar[bool] = False
     stochastic: ClassVar[bool] = True
+    keeps_missing: ClassVar[bool] = True
 
     samples: int = 4000
     grid: Any = 7
@@ -228,7 +229,7 @@ class _Masked:
         self._probability = probability
         self._done = 0
         self._sums: list[Any] = []
-        self._largest: list[Any] = []
+        self._largest: Any = None
 
     def __call__(self, budget: int, samples: list[int], kept: Any) -> tuple[Any, Any]:
         problem, constant = self._problem, self._problem.constant_shapes
@@ -267,7 +268,8 @@ class _Masked:
                     problem.index,
                 )
                 done += draw.size
-                self._largest.append(largest)
+                # One number, not a list: small arrays between large ones keep memory from being given back.
+                self._largest = largest if self._largest is None else xp.maximum(self._largest, largest)
                 problem.work.add(block.width * draw.width)
             found.append((mean[: block.size, ...], scatter[: block.size, ...]))
         self._done = budget
@@ -298,7 +300,7 @@ class _Masked:
 
     def changed(self) -> bool:
         """Whether any mask changed a score."""
-        return bool(np.any(self._problem.to_host(self._problem.xp.stack(self._largest)) > 0))
+        return bool(np.any(self._problem.to_host(self._largest) > 0))
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ _Host = np.ndarray[Any, Any]
 ORDER_PART = 3_300_000
 """Stream part of the order in which a sample has its features."""
 _DESIGN = 4_000_000
+_FEW = 10
+"""Draws of Sobol indices below which nothing is said of the error."""
 _PAIRS = 256
 """Draws among which distances of scores are compared."""
 _CELLS = 2**20
@@ -122,7 +124,7 @@ class SobolAttribution(_Sensitivity):
     feature, that mix the input and the baseline; `C_ij` is `A_j` with another number for feature `i`. Values lie between 0
     and 1, up to sampling, and say nothing of the direction; interactions count for all that have a part. Masks are Latin
     hypercubes. `N (p + 1)` model rows for `p` features, as many draws as fit into `samples`, at least two, and
-    one row for the score. Standard errors by the delta method for a ratio of means.
+    one row for the score. Standard errors by the delta method for a ratio of means; NaN for fewer than ten draws.
 
     Source: Fel, Cadene, Chalvidal, Cord, Vigouroux and Serre 2021, arXiv:2111.04138, section 3; the estimator: Jansen
     1999, "Analysis of variance designs for model output".
@@ -179,7 +181,9 @@ class _Sobol(_Drawn):
         # If the score never changes from draw to draw but does within one, there is no scale for an index.
         unknown = xp.where(varies, values, xp.zeros_like(values))
         spread = (squares - unknown * off) / safe
-        error = xp.sqrt(xp.sum(spread**2, axis=1) / (count * (count - 1)))
+        # The variance is an estimate too, and of few draws too small by chance: as for Student's distribution.
+        wider = (count - 1) / (count - 3) if count >= _FEW else float("nan")
+        error = xp.sqrt(xp.sum(spread**2, axis=1) * (wider / (count * (count - 1))))
         return unknown[:, 0, :, None], error[:, :, None]
 
 
@@ -212,6 +216,8 @@ class HSICAttribution(_Sensitivity):
     max_rows
         Most perturbed model rows per input; `None`: 16 times `samples`.
     """
+
+    keeps_missing: ClassVar[bool] = True
 
     samples: int = 1024
 

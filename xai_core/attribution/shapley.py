@@ -31,6 +31,7 @@ class _Shapley(Explainer, abstract=True):
     """Base of the Shapley methods: features, what fills them when they are removed, and efficiency."""
 
     differentiates: ClassVar[bool] = False
+    keeps_missing: ClassVar[bool] = True
     explains_all: ClassVar[bool] = True
     enumerates: ClassVar[bool] = False
     """Whether all coalitions are evaluated where the budget is enough."""
