@@ -50,6 +50,8 @@ def core(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """All tests, all frameworks; those of Keras once for each of its backends."""
     install(session, FRAMEWORKS)
+    # Quantus asks for a second build of OpenCV, which would overwrite the one that is there: without what it asks for.
+    session.run("python", "-m", "pip", "install", "-q", "--no-deps", "-c", "constraints.txt", "quantus", "cachetools")
     if session.posargs:
         session.run("pytest", *session.posargs, env=ENVIRONMENT)
         return

@@ -28,7 +28,7 @@ import numpy as np
 import xai_core as xai
 from benchmarks import models
 
-BATCHES = (8, 16, 32, 64, 128, 256, 512, 1024)
+BATCHES = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,10 @@ def main() -> int:
     parser.add_argument("--case", action="append", choices=list(models.CASES), help="only this case, repeatable")
     parser.add_argument("--method", action="append", help="only this method, repeatable")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cpu", help="where PyTorch runs: cpu or cuda")
     parser.add_argument("--out", type=Path, help="write the rows as JSON")
     chosen = parser.parse_args()
+    models.DEVICE = chosen.device
     print(f"{'case':<22} {'method':<22} {'rows/s':>12} {'x loop':>8} {'limit':>7} {'peer x':>8}")
     rows: list[Row] = []
     for name in chosen.case or list(models.CASES):

@@ -41,6 +41,9 @@ class Case:
         return replace(self, x=xp.concat([self.x * (1.0 + 0.1 * number) for number in range(8)]))
 
 
+DEVICE = "cpu"
+"""Where the PyTorch cases run."""
+
 PASSES = {
     "GuidedBackprop": (1, 1),
     "LRP": (1, 1),  # epsilon, by the pullbacks of the forward run
@@ -103,7 +106,7 @@ def torchvision() -> None:
     """Make torchvision importable beside any PyTorch: its compiled operators are only declared, none is used."""
     import torch
 
-    if not _LIBRARIES:
+    if not _LIBRARIES and DEVICE == "cpu":
         library = torch.library.Library("torchvision", "DEF")
         library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -141,8 +144,14 @@ def _torch_case(
 ) -> Case:
     import torch
 
-    net = net.eval()
-    x = torch.from_numpy(np.random.default_rng(0).normal(size=shape).astype("float32"))
+    net = net.eval().to(DEVICE)
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=shape).astype("float32")).to(DEVICE)
+    cuda = DEVICE != "cpu"
+
+    def wait(values: Any) -> Any:
+        if cuda:
+            torch.cuda.synchronize()
+        return values
 
     def loop(forward: int, backward: int, batch: int) -> None:
         rows = x[:1].expand(batch, *x.shape[1:]).contiguous()
@@ -152,12 +161,16 @@ def _torch_case(
         with torch.no_grad():
             for start in range(0, forward - backward, batch):
                 net(rows[: min(batch, forward - backward - start)])
+        wait(None)
 
-    return Case(name, net, x, 3, loop, lambda values: values, limit, steps, largest, layer, _rule_limit(shape, 1.3))
+    return Case(
+        name, net, x, 3, loop, wait, limit, steps, 32 * largest if cuda else largest, layer, _rule_limit(shape, 1.3)
+    )
 
 
 def torch_resnet18() -> Case:
-    return _torch_case("torch ResNet-18 224", resnet18(), (1, 3, 224, 224), 1.05, 32, 32, "layer1")
+    batch = 1 if DEVICE == "cpu" else 32
+    return _torch_case("torch ResNet-18 224", resnet18(), (batch, 3, 224, 224), 1.05, 32, 32, "layer1")
 
 
 def torch_cnn() -> Case:
@@ -540,7 +553,7 @@ def peer(case: Case, method: str, explainer: xai.Explainer) -> Callable[[], Any]
         return lambda: attr.FeatureAblation(net).attribute(
             x, target=target, feature_mask=features, perturbations_per_eval=evaluations
         )
-    if method in ("KernelSHAP", "LIME"):
+    if method in ("KernelSHAP", "LIME") and DEVICE == "cpu":  # captum fits on the CPU alone
         features = torch.from_numpy(explainer(net, x[:1], target=target).features.labels[0]) if x.ndim == 4 else None
         fit = attr.KernelShap(net) if method == "KernelSHAP" else attr.Lime(net)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import xai_core
+import xai_core.metrics
 
 HERE = Path(__file__).parent
 GENERATED = HERE / "_generated"
@@ -48,6 +49,18 @@ def _methods_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def _metrics_table() -> str:
+    lines = ["| metric | name | what it is | better | needs |", "| --- | --- | --- | --- | --- |"]
+    better = {True: "higher", False: "lower", None: ""}
+    kinds = sorted(xai_core.metrics.all_metrics().items(), key=lambda item: (item[1].category, item[0]))
+    for name, metric in kinds:
+        summary = (metric.__doc__ or "").strip().splitlines()[0]
+        own = f"[{metric.__name__}](/metrics/{metric.category}.md)"
+        needs = ", ".join(metric.needs)
+        lines.append(f"| {own} | `{name}` | {summary} | {better[metric.higher_is_better]} | {needs} |")
+    return "\n".join(lines) + "\n"
+
+
 def _options(method: type[xai_core.Explainer]) -> str:
     shown = []
     for entry in dataclasses.fields(method):
@@ -60,6 +73,7 @@ def _write() -> None:
     shutil.rmtree(GENERATED, ignore_errors=True)
     (GENERATED / "notebooks").mkdir(parents=True)
     (GENERATED / "methods.md").write_text(_methods_table())
+    (GENERATED / "metrics.md").write_text(_metrics_table())
     for method in set(xai_core.methods().values()):
         (GENERATED / f"{method.method_name()}.md").write_text(_options(method))
     for notebook in sorted((HERE.parent / "notebooks").glob("*.ipynb")):

@@ -27,6 +27,7 @@ from xai_core.errors import BackendError, describe, dtype_name
 from xai_core.graph import Graph
 from xai_core.layers import Tree, Visitor
 from xai_core.structure import flatten
+from xai_core.weights import Values, Weight
 
 __all__ = [
     "Adapted",
@@ -221,6 +222,11 @@ class Adapted:
     traced
         `traced(params, x, pick)`: the operations of `pick(apply(params, x))` at the shapes of `x`, with layers marked;
         `pick` is hashable, and equal for equal work. `None` if this kind of model cannot be traced.
+    weights
+        `weights(x)`: the arrays that the model has learned, for inputs `x`; `None` if they cannot be told.
+    replaced
+        `replaced(values)`: the same model with other arrays for some of its weights, cast to dtype and device of those.
+        The user's model stays as it is, and all fields work alike. Goes with `weights`.
     """
 
     backend: Backend
@@ -235,6 +241,8 @@ class Adapted:
     tapped: Tapped | None = None
     locate: Callable[[Any], str | None] = _locate_nothing
     traced: Traced | None = None
+    weights: Callable[[Any], Sequence[Weight]] | None = None
+    replaced: Callable[[Values], Adapted] | None = None
 
 
 @functools.cache

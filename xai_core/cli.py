@@ -1,4 +1,4 @@
-"""Command line: `xai-core doctor | methods | layers | explain | demo`."""
+"""Command line: `xai-core doctor | methods | metrics | layers | explain | evaluate | demo`."""
 
 from __future__ import annotations
 
@@ -44,6 +44,9 @@ def _parser() -> argparse.ArgumentParser:
     methods = commands.add_parser("methods", help="list the explanation methods")
     methods.set_defaults(run=_methods)
 
+    metrics = commands.add_parser("metrics", help="list the metrics")
+    metrics.set_defaults(run=_metrics)
+
     explain = commands.add_parser("explain", help="explain a model at some inputs")
     explain.add_argument("model", help="package.module:object, a .keras file or a SavedModel folder")
     explain.add_argument("input", type=Path, help="inputs, batch first: a .npy file")
@@ -58,6 +61,20 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--save", type=Path, help="write the explanation (.npz)")
     explain.add_argument("--plot", type=Path, help="write a picture (.png, .pdf, .svg)")
     explain.set_defaults(run=_explain)
+
+    evaluate = commands.add_parser("evaluate", help="judge explanations of a model by metrics")
+    evaluate.add_argument("model", help="package.module:object, a .keras file or a SavedModel folder")
+    evaluate.add_argument("explanation", type=Path, nargs="+", help="what `explain --save` wrote (.npz)")
+    evaluate.add_argument(
+        "-m", "--metric", action="append", required=True, help="name of a metric, repeatable; see `xai-core metrics`"
+    )
+    evaluate.add_argument("--masks", type=Path, help="for metrics of localisation, (batch, height, width): a .npy file")
+    evaluate.add_argument("--score", help="probability, log_probability or accuracy instead of what the model returns")
+    evaluate.add_argument("--seed", type=int, help="default: that of each explanation")
+    evaluate.add_argument("--backend", help="framework of a plain function")
+    evaluate.add_argument("--batch-size", type=int)
+    evaluate.add_argument("--csv", type=Path, help="write the score of each sample")
+    evaluate.set_defaults(run=_evaluate)
 
     layers = commands.add_parser("layers", help="list the layers of a model that can be named")
     layers.add_argument("model", help="package.module:object, model.keras or a SavedModel folder")
@@ -117,6 +134,35 @@ def _explain(chosen: argparse.Namespace) -> int:
         explanation.save(chosen.save)
     if chosen.plot is not None:
         explanation.plot(chosen.plot)
+    return 0
+
+
+def _metrics(chosen: argparse.Namespace) -> int:
+    from xai_core.metrics import all_metrics
+
+    kinds = sorted(all_metrics().items(), key=lambda item: (item[1].category, item[0]))
+    for name, metric in kinds:
+        better = {True: "higher", False: "lower", None: ""}[metric.higher_is_better]
+        summary = (metric.__doc__ or "").strip().splitlines()[0]
+        print(f"{metric.category:<14} {name:<34} {better:<7} {summary}")
+    return 0
+
+
+def _evaluate(chosen: argparse.Namespace) -> int:
+    import xai_core as xai
+    from xai_core.metrics import metric_class
+    from xai_core.metrics.base import Scored
+
+    kinds = [metric_class(name) for name in chosen.metric]
+    options = {} if chosen.score is None else {"score": chosen.score}
+    metrics = [kind(**(options if issubclass(kind, Scored) else {})) for kind in kinds]
+    model = xai.wrap(_model(chosen.model), backend=chosen.backend, batch_size=chosen.batch_size)
+    explanations = {path.stem: xai.load(path) for path in chosen.explanation}
+    masks = None if chosen.masks is None else _input(chosen.masks)
+    found = xai.evaluate(model, explanations, metrics, masks=masks, seed=chosen.seed)
+    print(found)
+    if chosen.csv is not None:
+        found.to_pandas(samples=True).to_csv(chosen.csv)
     return 0
 
 

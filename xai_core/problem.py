@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -41,9 +41,11 @@ __all__ = [
     "settle",
 ]
 
-ACCELERATOR_ELEMENTS = 2**22
-"""Input elements per model call on an accelerator where no batch_size is given: it wants to be filled."""
+ACCELERATOR_ELEMENTS = 2**24
+"""Input elements per model call on an accelerator where no batch_size is given: it wants to be filled. With a quarter of
+these a ResNet-18 took 4.6 times as long as its plain loop on an H200, with these 1.3 times."""
 AUTOMATIC_ROWS = (8, 1024)
+ACCELERATOR_ROWS = 4096
 
 _HALVES = ("float16", "bfloat16")
 
@@ -97,6 +99,7 @@ class Problem:
     origin: Problem | None = None
     asked: np.ndarray[Any, Any] | None = None
     outputs: int | None = None
+    _found: list[Any] = field(init=False, default_factory=list, repr=False)
 
     @property
     def varied(self) -> list[Any]:
@@ -202,8 +205,9 @@ class Problem:
             return self.bound.model.batch_size
         elements = sum(math.prod(tuple(leaf.shape)[1:]) for leaf in self.leaves)
         low, high = AUTOMATIC_ROWS
-        on_cpu = "cpu" in str(getattr(self.leaves[0], "device", "cpu")).lower()
-        limit = self.bound.backend.elements_per_call if on_cpu else ACCELERATOR_ELEMENTS
+        limit = self.bound.backend.elements_per_call
+        if "cpu" not in str(getattr(self.leaves[0], "device", "cpu")).lower():
+            limit, high = ACCELERATOR_ELEMENTS, ACCELERATOR_ROWS
         return min(max(limit // max(1, elements), low), high)
 
     def accumulator_dtype(self, leaf: Any) -> Any:
@@ -232,12 +236,24 @@ class Problem:
 
         A pixel's noise is the same whether the model has its channels first or last.
         """
+        return self._numbers(lambda shape: self.streams.normal(rows, draws, shape, part), position)
+
+    def uniform(self, rows: Sequence[int], draws: Sequence[int], position: int, part: int) -> np.ndarray[Any, Any]:
+        """Uniform numbers from 0 to 1, as `normal`."""
+
+        def numbers(shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+            flat = self.streams.uniform(rows, draws, math.prod(shape), part)
+            return flat.reshape(*flat.shape[:2], *shape)
+
+        return self._numbers(numbers, position)
+
+    def _numbers(self, draw: Callable[[tuple[int, ...]], np.ndarray[Any, Any]], position: int) -> np.ndarray[Any, Any]:
         shape = tuple(self.leaves[position].shape)
         channel = self.bound.channel_axis_of(shape)
         if channel is None:
-            return self.streams.normal(rows, draws, shape[1:], part)
+            return draw(shape[1:])
         channels_last = (*shape[1:channel], *shape[channel + 1 :], shape[channel])
-        return np.moveaxis(self.streams.normal(rows, draws, channels_last, part), -1, channel + 1)
+        return np.moveaxis(draw(channels_last), -1, channel + 1)
 
     def run(self, kernel: Callable[..., Any], *arguments: Any) -> Any:
         return self.bound.run(kernel, *arguments)
@@ -261,8 +277,12 @@ class Problem:
         return parts[0] if len(parts) == 1 else self.xp.concat(parts, axis=0)
 
     def scores_or_known(self) -> Any:
-        """Explained score of the inputs themselves."""
-        return self.scores(self.leaves) if self.score is None else self.score
+        """Explained score of the inputs themselves; found out once."""
+        if self.score is not None:
+            return self.score
+        if not self._found:
+            self._found.append(self.scores(self.leaves))
+        return self._found[0]
 
 
 def gather(xp: Any, array: Any, rows: Any) -> Any:

@@ -55,13 +55,14 @@ class Pick:
         return xp.take_along_axis(flat, position[:, None], axis=1)[:, 0]
 
 
-SCALES = (None, "probability", "log_probability")
+SCALES = (None, "probability", "log_probability", "accuracy")
 
 
 def scaled(xp: Any, outputs: Any, scale: Any) -> Any:
     """Outputs as they are, as probabilities of classes or their logarithms, or as a callable `outputs -> outputs` says.
 
-    Probabilities are the softmax over the last axis of (batch, classes), the sigmoid of a single output.
+    Probabilities are the softmax over the last axis of (batch, classes), the sigmoid of a single output. `"accuracy"` is 1
+    for the predicted class and 0 for others; a single output is a logit.
 
     Raises
     ------
@@ -82,6 +83,11 @@ def scaled(xp: Any, outputs: Any, scale: Any) -> Any:
     single = math.prod(shape[1:]) == 1
     flat = xp.reshape(outputs, (shape[0], math.prod(shape[1:])))
     logits = xp.concat([flat, xp.zeros_like(flat)], axis=1) if single else flat
+    if scale == "accuracy":
+        chosen = xp.argmax(logits, axis=1)
+        classes = xp.arange(tuple(logits.shape)[1], dtype=chosen.dtype, device=getattr(chosen, "device", None))
+        first = xp.astype(classes[None, :] == chosen[:, None], outputs.dtype)
+        return xp.reshape(first[:, : tuple(flat.shape)[1]], shape)
     shifted = logits - xp.max(logits, axis=1, keepdims=True)
     logs = shifted - xp.log(xp.sum(xp.exp(shifted), axis=1, keepdims=True))
     found = logs if scale == "log_probability" else xp.exp(logs)

@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import sys
 from collections.abc import Callable, Hashable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from xai_core.errors import ModelError, TrainingModeError, describe
 from xai_jax.graph import traced
 from xai_jax.modules import PATH, dotted, locate_equinox, locate_linen, mark_equinox, marked_function, marked_kind
 from xai_jax.taps import follow, tap
+from xai_jax.weights import equinox_place, function_place, haiku_place, linen_place, nnx_place, with_weights
 
 __all__ = ["JaxBackend", "backend", "tap"]
 
@@ -195,7 +196,11 @@ def _nnx(backend: JaxBackend, model: Any, params: Any) -> Adapted:
                     fix="model.eval()",
                 )
 
-    return Adapted(
+    @cache
+    def variables() -> dict[tuple[Any, ...], bool]:
+        return {path: isinstance(variable, nnx.Param) for path, variable in nnx.to_flat_state(nnx.state(model))}
+
+    adapted = Adapted(
         backend=backend,
         apply=apply,
         anchor=model,
@@ -206,6 +211,7 @@ def _nnx(backend: JaxBackend, model: Any, params: Any) -> Adapted:
         traced=backend.traced(marked),
         locate=locate,
     )
+    return with_weights(adapted, lambda keys: nnx_place(keys, variables()))
 
 
 def _linen(backend: JaxBackend, model: Any, params: Any) -> Adapted:
@@ -233,7 +239,7 @@ def _linen(backend: JaxBackend, model: Any, params: Any) -> Adapted:
         with nn.intercept_methods(intercept):
             return apply(state, x)
 
-    return Adapted(
+    adapted = Adapted(
         backend=backend,
         apply=apply,
         anchor=model,
@@ -243,6 +249,7 @@ def _linen(backend: JaxBackend, model: Any, params: Any) -> Adapted:
         traced=backend.traced(marked),
         locate=partial(locate_linen, model),
     )
+    return with_weights(adapted, linen_place)
 
 
 def _call_linen(model: Any, state: Any, x: Any, keywords: dict[str, bool]) -> Any:
@@ -275,7 +282,7 @@ def _equinox(backend: JaxBackend, model: Any, params: Any) -> Adapted:
                     fix="model = equinox.nn.inference_mode(model)",
                 )
 
-    return Adapted(
+    adapted = Adapted(
         backend=backend,
         apply=apply,
         anchor=model,
@@ -288,6 +295,7 @@ def _equinox(backend: JaxBackend, model: Any, params: Any) -> Adapted:
         traced=backend.traced(marked),
         locate=partial(locate_equinox, model),
     )
+    return with_weights(adapted, partial(equinox_place, model=model))
 
 
 def _convolves_signals(model: Any) -> bool:
@@ -323,7 +331,7 @@ def _haiku(backend: JaxBackend, model: Any, params: Any) -> Adapted:
         with hk.intercept_methods(intercept):
             return apply(state, x)
 
-    return Adapted(
+    adapted = Adapted(
         backend=backend,
         apply=apply,
         anchor=model.apply,
@@ -332,6 +340,7 @@ def _haiku(backend: JaxBackend, model: Any, params: Any) -> Adapted:
         tapped=backend.tapped(marked),
         traced=backend.traced(marked),
     )
+    return with_weights(adapted, partial(haiku_place, stateful=stateful))
 
 
 def _function(backend: JaxBackend, model: Any, params: Any) -> Adapted:
@@ -351,7 +360,7 @@ def _function(backend: JaxBackend, model: Any, params: Any) -> Adapted:
             return held, part  # the call itself reports what is wrong
         return held, (part, str(traced.jaxpr), tuple(map(Identity, traced.consts)))
 
-    return Adapted(
+    adapted = Adapted(
         backend=backend,
         apply=apply,
         anchor=anchor,
@@ -360,6 +369,7 @@ def _function(backend: JaxBackend, model: Any, params: Any) -> Adapted:
         tapped=backend.tapped(lambda held, x, _: apply(held, x)),
         traced=backend.traced(lambda held, x, _: apply(held, x)),
     )
+    return adapted if params is None else with_weights(adapted, function_place, ordered=True)
 
 
 def _device(tree: Any) -> Any:

@@ -15,6 +15,7 @@ import numpy as np
 
 from xai_core.backend import Adapted, Around, Backend, Pull, load_backend, settings
 from xai_core.errors import BackendError, ModelError, describe
+from xai_keras.weights import with_weights
 
 __all__ = ["KerasBackend", "backend"]
 
@@ -61,7 +62,7 @@ class KerasBackend(Backend):
             def apply(state: Any, x: Any) -> Any:
                 return model.stateless_call(*state, x, **evaluation)[0]
 
-            return Adapted(
+            adapted = Adapted(
                 backend=inner,
                 apply=apply,
                 anchor=model,
@@ -77,6 +78,7 @@ class KerasBackend(Backend):
                 traced=inner.traced(partial(_watched_run, names, apply)),
                 locate=locate,
             )
+            return with_weights(adapted, model, names, partial(_watched_run, names))
 
         def run(_: Any, x: Any) -> Any:
             return model(x, training=False)
@@ -86,7 +88,7 @@ class KerasBackend(Backend):
         if inner.name == "torch":
             # As a torch module it knows its device, its buffers and how to restore them.
             module = inner.adapt(model, None)
-            return Adapted(
+            adapted = Adapted(
                 backend=inner,
                 apply=run,
                 anchor=model,
@@ -98,7 +100,8 @@ class KerasBackend(Backend):
                 traced=traced,
                 locate=locate,
             )
-        return Adapted(
+            return with_weights(adapted, model, names, partial(_watched_run, names))
+        adapted = Adapted(
             backend=inner,
             apply=run,
             anchor=model,
@@ -108,6 +111,7 @@ class KerasBackend(Backend):
             traced=traced,
             locate=locate,
         )
+        return with_weights(adapted, model, names, partial(_watched_run, names))
 
     def asarray(self, array: np.ndarray[Any, Any], device: Any) -> Any:
         return delegate().asarray(array, device)

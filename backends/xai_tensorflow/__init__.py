@@ -15,6 +15,7 @@ import xai_tensorflow.namespace as namespace
 from xai_core.backend import Adapted, Around, Backend, Pull, Traced, captured, lifetime, settings
 from xai_core.errors import ModelError, describe
 from xai_tensorflow.graph import follow, traced, traced_by_operation
+from xai_tensorflow.weights import with_weights
 
 __all__ = ["TensorFlowBackend", "backend"]
 
@@ -54,7 +55,7 @@ class TensorFlowBackend(Backend):
         def apply(_: Any, x: Any) -> Any:
             return call(function, x) if params is None else function(params, x)
 
-        return Adapted(
+        adapted = Adapted(
             backend=self,
             apply=apply,
             anchor=anchor,
@@ -62,6 +63,7 @@ class TensorFlowBackend(Backend):
             tapped=self.tapped(follow(apply)),
             traced=traced_by_operation(apply),
         )
+        return with_weights(adapted, model) if isinstance(model, tf.Module) and params is None else adapted
 
     def asarray(self, array: np.ndarray[Any, Any], device: Any) -> Any:
         return tf.convert_to_tensor(array)

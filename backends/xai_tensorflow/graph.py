@@ -22,7 +22,7 @@ from xai_core.errors import CapabilityError
 from xai_core.graph import Graph, GraphBuilder, along_axes
 from xai_core.structure import flatten
 
-__all__ = ["follow", "traced", "traced_by_operation"]
+__all__ = ["follow", "in_order_of_use", "reading", "traced", "traced_by_operation"]
 
 _KINDS = {
     "structure": "Identity IdentityN Snapshot EnsureShape CheckNumerics CheckNumericsV2 ReadVariableOp Cast Reshape "
@@ -119,15 +119,28 @@ class _Program:
     """Shape and dtype of each value."""
     written: set[int] = field(default_factory=set)
     """Variables that the program has assigned to, so far."""
+    handles: dict[int, int] = field(default_factory=dict)
+    """Variables that are not read, by the identity of their handles."""
+    instead: dict[int, int] = field(default_factory=dict)
+    """For each of those the value that takes the place of what it holds."""
 
     def value(self, tensor: Any) -> int:
         self.specs.append(tf.TensorSpec(tensor.shape, tensor.dtype))
         return len(self.specs) - 1
 
     def constant(self, array: Any, tensor: Any) -> int:
+        known = self.handles.get(id(array))
+        if known is not None:
+            return known
         number = self.value(tensor)
         self.constants[number] = array
         return number
+
+    def replace(self, handle: Any, value: Any) -> None:
+        """Have a variable read as another value."""
+        number = self.constant(handle, handle)
+        self.handles[id(handle)] = number
+        self.instead[number] = self.constant(value, value)
 
     @property
     def steps(self) -> list[_Step]:
@@ -215,32 +228,67 @@ def traced(marked: Callable[[Any, Any, Around], Any]) -> Callable[[Any, Any, Cal
     return trace
 
 
-def traced_by_operation(apply: Callable[[Any, Any], Any]) -> Callable[[Any, Any, Callable[[Any], Any]], Graph]:
-    """The graph of `pick(apply(params, x))`, with the layers of `follow`."""
+def traced_by_operation(
+    apply: Callable[[Any, Any], Any], variables: Sequence[Any] = ()
+) -> Callable[[Any, Any, Callable[[Any], Any]], Graph]:
+    """The graph of `pick(apply(params, x))`, with the layers of `follow`.
+
+    Where there are variables, `params` are what is read instead of them.
+    """
 
     def trace(params: Any, x: Any, pick: Callable[[Any], Any]) -> Graph:
         marks = _Marks()
-        program, _ = _trace(lambda inner: pick(apply(params, inner)), x, marks)
+        program, _ = _trace(lambda inner: pick(apply(params, inner)), x, marks, _instead(variables, params))
         return _graph(program, marks, True)
 
     return trace
 
 
-def follow(apply: Callable[[Any, Any], Any]) -> Callable[[Any, Any, Around], Any]:
+def follow(apply: Callable[[Any, Any], Any], variables: Sequence[Any] = ()) -> Callable[[Any, Any, Around], Any]:
     """`marked(params, x, around)` of a function: its operations are the layers, by the names that TensorFlow gives them.
 
-    Layers are all operations with a floating point result that depends on the inputs.
+    Layers are all operations with a floating point result that depends on the inputs. Where there are variables,
+    `params` are what is read instead of them.
     """
 
     def marked(params: Any, x: Any, around: Around) -> Any:
-        program, rebuild = _trace(partial(apply, params), x, _Marks())
+        program, rebuild = _trace(partial(apply, params), x, _Marks(), _instead(variables, params))
         return rebuild(_evaluate(program, flatten(x)[0], partial(_layer, around)))
 
     return marked
 
 
-def _trace(compute: Callable[[Any], Any], x: Any, marks: _Marks) -> tuple[_Program, Callable[[Sequence[Any]], Any]]:
-    """The program of `compute(x)`, and what makes of its outputs what `compute` returns."""
+def reading(apply: Callable[[Any, Any], Any], variables: Sequence[Any]) -> Callable[[Any, Any], Any]:
+    """`apply`, with `params` read instead of variables."""
+
+    def run(params: Any, x: Any) -> Any:
+        program, rebuild = _trace(partial(apply, params), x, _Marks(), _instead(variables, params))
+        return rebuild(_evaluate(program, flatten(x)[0], lambda step, run, given: run(*given)))
+
+    return run
+
+
+def _instead(variables: Sequence[Any], params: Sequence[Any]) -> list[tuple[Any, Any]]:
+    return [(variable.handle, value) for variable, value in zip(variables, params, strict=True)] if variables else []
+
+
+def in_order_of_use(apply: Callable[[Any, Any], Any], x: Any, variables: Sequence[Any]) -> dict[int, int]:
+    """For each of the variables that a function reads, by its number, whether it does so first, second and so on."""
+    leaves, structure = flatten(x)
+    specs = [tf.TensorSpec(leaf.shape, leaf.dtype) for leaf in leaves]
+    function = tf.function(lambda *arrays: tf.nest.flatten(apply((), structure.rebuild(arrays))), autograph=False)
+    captured = function.get_concrete_function(*specs).captured_inputs
+    places = {id(handle): place for place, handle in enumerate(captured)}
+    return {n: places[id(v.handle)] for n, v in enumerate(variables) if id(v.handle) in places}
+
+
+def _trace(
+    compute: Callable[[Any], Any], x: Any, marks: _Marks, instead: Sequence[tuple[Any, Any]] = ()
+) -> tuple[_Program, Callable[[Sequence[Any]], Any]]:
+    """The program of `compute(x)`, and what makes of its outputs what `compute` returns.
+
+    `instead` has handles of variables, and what is read in their place.
+    """
     leaves, structure = flatten(x)
     raw: list[Any] = []
 
@@ -255,6 +303,8 @@ def _trace(compute: Callable[[Any], Any], x: Any, marks: _Marks) -> tuple[_Progr
     program = _Program()
     arguments = graph.inputs[: len(graph.inputs) - len(captured)]
     program.inputs = [program.value(tensor) for tensor in arguments]
+    for handle, value in instead:
+        program.replace(handle, value)
     held = [program.constant(tensor, tensor) for tensor in captured]
     frame = _inline(program, graph, [*program.inputs, *held], "", None, marks)
     parts = tf.nest.flatten(raw[0])
@@ -336,12 +386,20 @@ def _add(program: _Program, frame: _Frame, op: Any) -> None:
     name = frame.prefix + op.name
     inputs = _inputs(frame, op)
     make: Callable[[], Run] = partial(_make, op)
+    if op.type == "ReadVariableOp" and inputs[0] in program.instead:
+        frame.values[op.outputs[0].name] = program.instead[inputs[0]]
+        return
+    if op.type == "ResourceGather" and inputs[0] in program.instead:
+        inputs = (program.instead[inputs[0]], inputs[1])
+        make = partial(_gather, op)
     own = _has_own_gradient(op)
     if own:
         extras, make = _with_gradient(program, frame, op, name)
         inputs += extras
     if program.written.intersection(inputs):
         make = partial(_refuse_changed, name)
+    if not program.instead.keys().isdisjoint(inputs):
+        make = partial(_refuse_replaced, name)
     if op.type in _CONTROL and any(_writes(graph) for graph in _branches(op)):
         program.written.update(number for number in inputs if program.specs[number].dtype == tf.resource)
     outputs = tuple(program.value(tensor) for tensor in op.outputs)
@@ -355,6 +413,20 @@ def _refuse_changed(name: str) -> Run:
         received=f"operation {name}",
         fix="explain a function that changes no variable: its operations are run one by one.",
     )
+
+
+def _refuse_replaced(name: str) -> Run:
+    raise CapabilityError(
+        "The model reads a variable, in place of which another value is wanted, where that cannot be given.",
+        received=f"operation {name}",
+        fix="leave the layer of this variable as it is, or read it outside of loops and branches.",
+    )
+
+
+def _gather(op: Any) -> Run:
+    """`ResourceGather` of an array instead of a variable."""
+    axes = int(op.get_attr("batch_dims"))
+    return lambda array, places: [tf.gather(array, places, batch_dims=axes)]
 
 
 def _prune(program: _Program) -> None:

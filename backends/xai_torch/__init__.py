@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import array_api_compat.torch as xp
@@ -16,6 +17,7 @@ from xai_core.errors import InputError, TrainingModeError, describe, dtype_name
 from xai_core.layers import Tree
 from xai_torch.graph import TRACING, traced
 from xai_torch.taps import TREE, follow, layers
+from xai_torch.weights import weights_of, with_weights
 
 __all__ = ["TorchBackend", "backend"]
 
@@ -61,6 +63,9 @@ class TorchBackend(Backend):
             _check_training(module)
             _check_tensors(leaves, first)
 
+        def locate(layer: Any) -> str | None:
+            return next((path for path, part in layers(module) if part is layer), None)
+
         def marked(_: Any, x: Any, around: Around) -> Any:
             return follow(module, around, lambda: call(module, x))
 
@@ -77,7 +82,9 @@ class TorchBackend(Backend):
             sequence_axis=1 if any(isinstance(part, _SIGNAL_LAYERS) for part in module.modules()) else -1,
             tapped=self.tapped(marked),
             traced=self.traced(marked, [module], anchor),
-            locate=lambda layer: next((path for path, part in layers(module) if part is layer), None),
+            locate=locate,
+            weights=None if isinstance(module, torch.jit.ScriptModule) else lambda _: weights_of(module),
+            replaced=lambda values: replace(self.adapt(with_weights(module, values), None), locate=locate),
         )
 
     @property

@@ -14,9 +14,9 @@ from xai_core.backend import Around
 from xai_core.errors import CapabilityError
 from xai_core.layers import Tree
 
-__all__ = ["TREE", "follow", "layers"]
+__all__ = ["ONE_AT_A_TIME", "TREE", "follow", "layers"]
 
-_ONE_AT_A_TIME = threading.RLock()
+ONE_AT_A_TIME = threading.RLock()
 
 
 def _arrays(value: Any) -> list[Any]:
@@ -58,7 +58,7 @@ def follow(module: torch.nn.Module, around: Around, run: Callable[[], Any]) -> A
     parts = list(layers(module))
     owner = threading.get_ident()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_ONE_AT_A_TIME)
+        stack.enter_context(ONE_AT_A_TIME)
         fused = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
         stack.callback(torch.backends.mha.set_fastpath_enabled, fused)

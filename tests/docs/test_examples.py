@@ -14,7 +14,11 @@ from frameworks import need
 need("torch", "jax", "flax", "keras", "tensorflow")
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "methods").glob("*.md"))]
+DOCS = ROOT / "docs"
+PAGES = [
+    ROOT / "README.md",
+    *(page for folder in (".", "methods", "metrics") for page in sorted((DOCS / folder).glob("*.md"))),
+]
 FENCE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -49,6 +53,18 @@ def test_every_method_has_a_page():
         text = page.read_text()
         for part in ("**Rows:**", "**Source:**", "**Limits.**", "$$"):
             assert part in text, f"{page.name} lacks {part}"
+
+
+def test_every_metric_is_on_the_page_of_its_category():
+    from xai_core.metrics import all_metrics
+
+    for metric in all_metrics().values():
+        if not metric.__module__.startswith("xai_core"):
+            continue
+        text = (ROOT / "docs" / "metrics" / f"{metric.category}.md").read_text()
+        assert f"`{metric.__name__}`" in text, f"{metric.category}.md lacks {metric.__name__}"
+        assert "mislead" in text
+        assert "Source:" in (metric.__doc__ or ""), f"{metric.__name__} does not say its source"
 
 
 def test_every_error_is_on_its_page():

@@ -4,6 +4,8 @@
 `conv`: convolution, batch norm, relu, convolution, relu, 2 x 2 max pooling, residual sum with convolution and batch norm,
 relu, 2 x 2 average pooling, dense; `plain` is the same without biases.
 `block`: a transformer block of layer norm, attention with two heads, layer norm, gated GELU; mean over positions, dense.
+`even`, for random weights: convolution, batch norm, relu, convolution, mean over positions, dense; nothing in it depends
+on where a framework has channels.
 For completeness alone: `pooled`, max pooling before relu, softmax of the scores; `gated`, a product with an exponential;
 `vit`, patches of an image before `block`.
 """
@@ -23,7 +25,7 @@ EPSILON = 1e-3
 _IMAGE = (8, 8, 2)
 SHAPES = {
     **{"dense": (5,), "conv": _IMAGE, "plain": _IMAGE, "block": (4, 6)},
-    **{"pooled": _IMAGE, "gated": (5,), "vit": _IMAGE},
+    **{"pooled": _IMAGE, "gated": (5,), "vit": _IMAGE, "even": _IMAGE},
 }
 HEADS = 2
 
@@ -74,7 +76,7 @@ def held(net: str) -> dict[str, Any]:
         shift, mean = normal(size, size=0.3), normal(size, size=0.3)
         return (
             BatchNorm(scale, shift, mean, variance)
-            if net == "conv"
+            if net in ("conv", "even")
             else BatchNorm(scale, 0 * shift, 0 * mean, variance)
         )
 
@@ -87,6 +89,8 @@ def held(net: str) -> dict[str, Any]:
         return {"one": dense(5, 6), "two": dense(5, 6), "out": dense(6, 3)}
     if net == "pooled":
         return {"conv1": conv(2, 4), "out": dense(16, 3)}
+    if net == "even":
+        return {"conv1": conv(2, 3), "bn1": batch_norm(3), "conv2": conv(3, 4), "out": dense(4, 3)}
     if net in ("block", "vit"):
         patches = {"conv1": conv(2, 6)} if net == "vit" else {}
         inner = {name: dense(6, 6) for name in ("query", "key", "value", "projection")}
@@ -155,6 +159,9 @@ def forward(net: str, kit: Any, x: Any) -> Any:
         y = y + layer("down", kit.gelu(layer("up", n)) * layer("gate", n))
         return layer("out", kit.mean(y))
     x = relu(layer("bn1", layer("conv1", x)))
+    if net == "even":
+        x = layer("conv2", x)
+        return layer("out", kit.mean(kit.swap(kit.shaped(x, 4, 64), -1, -2) if kit.first else kit.shaped(x, 64, 4)))
     x = kit.pool("max", relu(layer("conv2", x)))
     x = relu(x + layer("bn3", layer("conv3", x)))
     return layer("out", kit.shaped(kit.pool("average", x), 16))
@@ -243,7 +250,7 @@ def torch_net(net: str, kind: str, relu: Any = None) -> Any:
 
 def channels_first(layers: Mapping[str, Any]) -> Mapping[str, Any]:
     """The same where images have channels first and are flattened so."""
-    if "conv1" not in layers or "norm1" in layers:
+    if "conv1" not in layers or len(layers["out"].weight) != 16:
         return layers
     out = layers["out"]
     weight = out.weight.reshape(2, 2, 4, 3).transpose(2, 0, 1, 3).reshape(16, 3)
@@ -428,16 +435,21 @@ def equinox_net(net: str, relu: Any) -> Any:
 
 
 def function_net(net: str, relu: Any) -> Any:
+    function, layers = function_of_layers(net, relu)
+    return lambda x: function(layers, x)
+
+
+def function_of_layers(net: str, relu: Any = None) -> Any:
+    """A function `function(layers, x)`, and the layers."""
     import jax
     import jax.numpy as jnp
 
-    layers = {
+    held_layers = {
         name: type(weights)(*(None if array is None else jnp.asarray(array) for array in weights))
         for name, weights in held(net).items()
     }
 
-    def layer(name: str, x: Any) -> Any:
-        weights = layers[name]
+    def layer(weights: Any, x: Any) -> Any:
         if isinstance(weights, Dense):
             found = x @ weights.weight
         elif isinstance(weights, Conv):
@@ -452,7 +464,10 @@ def function_net(net: str, relu: Any) -> Any:
             return weights.scale * (centred / deviation) + weights.shift
         return found if weights.bias is None else found + weights.bias
 
-    return lambda x: forward(net, jax_kit(layer, relu), x)
+    def function(layers: Any, x: Any) -> Any:
+        return forward(net, jax_kit(lambda name, x: layer(layers[name], x), relu), x)
+
+    return function, held_layers
 
 
 # TensorFlow
@@ -465,11 +480,13 @@ def tensorflow_net(net: str, relu: Any = None) -> Any:
         def __init__(self, weights: Any, name: str) -> None:
             super().__init__(name=name)
             self.kind = type(weights).__name__
-            self.weights = [None if array is None else tf.Variable(array) for array in weights]
+            self.weights = {
+                key: None if array is None else tf.Variable(array) for key, array in weights._asdict().items()
+            }
 
         @tf.Module.with_name_scope
         def __call__(self, x: Any) -> Any:
-            first, second, *statistics = self.weights
+            first, second, *statistics = self.weights.values()
             if self.kind == "Dense":
                 found = tf.matmul(x, first)
             elif self.kind == "Conv":

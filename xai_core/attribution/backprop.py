@@ -69,6 +69,9 @@ class _Backprop(Ruled):
 
     _at: ClassVar[Rule]
 
+    def gives_slopes(self) -> bool:
+        return True
+
     def plan(self, problem: Problem) -> Plan:
         return _AtRelu(type(self).__name__, self.unsupported, self._at)
 

@@ -123,6 +123,10 @@ class Explainer(ABC):
         """Whether the method needs inputs that can take any value near them, not integers."""
         return self.uses_gradients() and self.layer is None
 
+    def gives_slopes(self) -> bool:
+        """Whether values are changes of the score per unit of the input, instead of shares of the score."""
+        return False
+
     @abstractmethod
     def attribute(self, problem: Problem) -> Attribution:
         """The mathematics of the method, on the device."""

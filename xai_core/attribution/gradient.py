@@ -30,6 +30,9 @@ class Gradient(Explainer):
 
     absolute: bool = False
 
+    def gives_slopes(self) -> bool:
+        return True
+
     def attribute(self, problem: Problem) -> Attribution:
         form = "absolute" if self.absolute else "plain"
         return Attribution(_blockwise(problem, _Gradient(problem.pick, form, len(problem.varied))))

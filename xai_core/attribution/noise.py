@@ -16,7 +16,7 @@ from xai_core.errors import IntegerInputError, OptionError, describe
 from xai_core.model import Net
 from xai_core.problem import Problem, is_floating
 
-__all__ = ["SmoothGrad", "SquareGrad", "VarGrad"]
+__all__ = ["ADD_NOISE", "SmoothGrad", "SquareGrad", "VarGrad"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -51,6 +51,9 @@ class _NoiseTunnel(Explainer):
     def varies_inputs(self) -> bool:
         return self.layer is None and self.explainer.varies_inputs()
 
+    def gives_slopes(self) -> bool:
+        return self.explainer.gives_slopes()
+
     def planned_rows(self, batch: int) -> int:
         return batch * (self.samples * self.explainer.planned_rows(1) + 1)
 
@@ -84,7 +87,7 @@ class _NoiseTunnel(Explainer):
                     noisy.append(xp.repeat(leaf, block.width, axis=0))
                     continue
                 normal = problem.normal(range(batch), block.indices, position, part=position)
-                noisy.append(problem.run(_ADD, leaf, problem.to_device(normal, like=leaf), spread[position]))
+                noisy.append(problem.run(ADD_NOISE, leaf, problem.to_device(normal, like=leaf), spread[position]))
             streams = problem.streams.children(range(batch), block.indices)
             found = self.explainer.attribute_at_layer(problem.inside(noisy, rows, streams))
             wide = [xp.astype(value, problem.accumulator_dtype(value)) for value in found.values]
@@ -113,7 +116,7 @@ class _AddNoise:
         return xp.reshape(xp.astype(noisy, leaf.dtype), (shape[0] * shape[1], *shape[2:]))
 
 
-_ADD = _AddNoise()
+ADD_NOISE = _AddNoise()
 
 
 @dataclass(frozen=True)

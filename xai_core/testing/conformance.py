@@ -21,6 +21,7 @@ import numpy as np
 
 import xai_core as xai
 from xai_core.explanation import to_host
+from xai_core.randomise import randomised, weighted_layers
 from xai_core.structure import flatten
 from xai_core.testing.compare import assert_close, kind_of
 from xai_core.testing.nets import complex_step
@@ -161,6 +162,28 @@ class BackendConformance:
             xai.wrap(subject.model)(subject.x), subject.reference(to_host(subject.x)), relative=subject.relative
         )
 
+    def test_random_weights_are_not_those_of_the_model(self, subject: Subject) -> None:
+        model = xai.wrap(subject.model)
+        if model.adapted is None or model.adapted.weights is None:
+            try:
+                weighted_layers(model, subject.x)
+            except xai.CapabilityError as error:
+                assert error.fix is not None
+                return
+            raise AssertionError("weights that cannot be told gave no error")
+        before = subject.state()
+        scores = subject.reference(to_host(subject.x))
+        layers = weighted_layers(model, subject.x)
+        found = randomised(model, subject.x, layers, 3)
+        other = to_host(found(subject.x))
+        assert np.abs(other - scores).max() > 1e-2 * np.abs(scores).max()
+        for explainer in self.explainers:
+            explainer(found, subject.x, seed=1)
+        assert_close(found(subject.x), other, relative=subject.relative)
+        assert_close(randomised(model, subject.x, [], 3)(subject.x), scores, relative=subject.relative)
+        assert_close(model(subject.x), scores, relative=subject.relative)
+        assert _equal(before, subject.state())
+
     def test_second_call_does_not_compile(self, subject: Subject) -> None:
         if subject.traces is None or not _compiles(subject):
             return
@@ -179,6 +202,10 @@ class BackendConformance:
     def test_model_is_freed(self, subject: Subject) -> None:
         xai.IntegratedGradients(steps=4)(subject.model, subject.x)
         held = xai.wrap(subject.model)
+        if held.adapted is not None and held.adapted.replaced is not None:
+            random = randomised(held, subject.x, weighted_layers(held, subject.x))
+            xai.IntegratedGradients(steps=4)(random, subject.x)
+            del random
         assert held.adapted is None or held.adapted.anchor is not None
         raw = held.raw
         try:

@@ -1,0 +1,89 @@
+"""Variables of TensorFlow modules in the common layout, and models that read other values instead of them.
+
+Neither a module nor its variables are copied: the model's program is traced, and where it reads a variable it gets a value
+that compiled code takes as an argument. So a function that holds parts of the model cannot read the old ones unseen, and
+nothing compiles anew for other values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from xai_core.backend import Adapted
+from xai_core.weights import Values, Weight, kind_of, natives
+from xai_tensorflow.graph import follow, in_order_of_use, reading, traced_by_operation
+
+__all__ = ["with_weights"]
+
+
+def with_weights(adapted: Adapted, module: tf.Module) -> Adapted:
+    """`adapted` with its `weights` and `replaced`, as far as the module has variables of its own."""
+    held = _held(module)
+    if not held:
+        return adapted
+    variables = [variable for _, variable in held]
+
+    def weights(present: Callable[[], list[Any]], x: Any) -> list[Weight]:
+        # What the program does not read is not there: a value in its place would change nothing.
+        uses = in_order_of_use(adapted.apply, x, variables)
+        values = present()
+        return [
+            replace(weight, place=uses[number], read=partial(_host, values[number]))
+            for number, (weight, _) in enumerate(held)
+            if number in uses
+        ]
+
+    def replaced(present: Callable[[], list[Any]], values: Values) -> Adapted:
+        new = [
+            None if value is None else tf.convert_to_tensor(value.astype(variable.dtype.as_numpy_dtype))
+            for value, variable in zip(natives([weight for weight, _ in held], values), variables, strict=True)
+        ]
+
+        def now() -> list[Any]:
+            return [old if value is None else value for value, old in zip(new, present(), strict=True)]
+
+        return replace(
+            adapted,
+            apply=reading(adapted.apply, variables),
+            read=lambda x: (now(), adapted.read(x)[1]),
+            tapped=adapted.backend.tapped(follow(adapted.apply, variables)),
+            traced=traced_by_operation(adapted.apply, variables),
+            weights=partial(weights, now),
+            replaced=partial(replaced, now),
+        )
+
+    def own() -> list[Any]:
+        return [tf.convert_to_tensor(variable) for variable in variables]
+
+    return replace(adapted, weights=partial(weights, own), replaced=partial(replaced, own))
+
+
+def _held(module: tf.Module) -> list[tuple[Weight, Any]]:
+    """Floating point variables by where they are in the module, each once; those not trained are no weights to learn."""
+    found: list[tuple[Weight, Any]] = []
+    seen: set[int] = set()
+    # The path is not to be had in another way.
+    for keys, variable in module._flatten(predicate=_is_variable, with_path=True):
+        if id(variable) in seen or not variable.dtype.is_floating or not variable.shape.is_fully_defined():
+            continue
+        seen.add(id(variable))
+        shape, name = tuple(variable.shape), str(keys[-1])
+        kind = kind_of(name, len(shape)) if variable.trainable else "statistic"
+        path = "/".join(map(str, keys[:-1] or keys))
+        found.append((Weight(path, name, kind, shape, partial(_host, variable)), variable))
+    return found
+
+
+def _is_variable(value: Any) -> bool:
+    return isinstance(value, tf.Variable)
+
+
+def _host(value: Any) -> np.ndarray[Any, Any]:
+    array = value.numpy()
+    return array if array.dtype == np.float64 else array.astype(np.float32)

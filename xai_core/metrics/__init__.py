@@ -1,0 +1,110 @@
+"""Quality metrics: is this explanation any good?"""
+
+from xai_core.metrics.axioms import Completeness, InputInvariance, Linearity, NonSensitivity, Symmetry
+from xai_core.metrics.base import Metric, Scores, all_metrics, metric_class
+from xai_core.metrics.complexity import Complexity, EffectiveComplexity, Sparseness
+from xai_core.metrics.correlations import (
+    FaithfulnessCorrelation,
+    FaithfulnessEstimate,
+    Infidelity,
+    MonotonicityCorrelation,
+    SensitivityN,
+)
+from xai_core.metrics.curves import (
+    IROF,
+    Deletion,
+    Insertion,
+    Monotonicity,
+    PixelFlipping,
+    RegionPerturbation,
+    Selectivity,
+)
+from xai_core.metrics.evaluate import Evaluation, evaluate
+from xai_core.metrics.information import AccuracyInformationCurve, SoftmaxInformationCurve
+from xai_core.metrics.localisation import (
+    AUC,
+    AttributionLocalisation,
+    Focus,
+    GridPointingGame,
+    Mosaics,
+    PointingGame,
+    RelevanceMassAccuracy,
+    RelevanceRankAccuracy,
+    TopKIntersection,
+    mosaics,
+)
+from xai_core.metrics.masked import PGI, PGU, AverageDrop, AverageGain, AverageIncrease, Sufficiency
+from xai_core.metrics.randomisation import MPRT, EfficientMPRT, RandomLogit, SmoothMPRT
+from xai_core.metrics.road import ROAD
+from xai_core.metrics.robustness import (
+    AvgSensitivity,
+    Consistency,
+    Continuity,
+    HyperparameterSensitivity,
+    LocalLipschitzEstimate,
+    MaxSensitivity,
+    RelativeInputStability,
+    RelativeOutputStability,
+    RelativeRepresentationStability,
+)
+
+__all__ = [
+    "AUC",
+    "IROF",
+    "MPRT",
+    "PGI",
+    "PGU",
+    "ROAD",
+    "AccuracyInformationCurve",
+    "AttributionLocalisation",
+    "AverageDrop",
+    "AverageGain",
+    "AverageIncrease",
+    "AvgSensitivity",
+    "Completeness",
+    "Complexity",
+    "Consistency",
+    "Continuity",
+    "Deletion",
+    "EffectiveComplexity",
+    "EfficientMPRT",
+    "Evaluation",
+    "FaithfulnessCorrelation",
+    "FaithfulnessEstimate",
+    "Focus",
+    "GridPointingGame",
+    "HyperparameterSensitivity",
+    "Infidelity",
+    "InputInvariance",
+    "Insertion",
+    "Linearity",
+    "LocalLipschitzEstimate",
+    "MaxSensitivity",
+    "Metric",
+    "Monotonicity",
+    "MonotonicityCorrelation",
+    "Mosaics",
+    "NonSensitivity",
+    "PixelFlipping",
+    "PointingGame",
+    "RandomLogit",
+    "RegionPerturbation",
+    "RelativeInputStability",
+    "RelativeOutputStability",
+    "RelativeRepresentationStability",
+    "RelevanceMassAccuracy",
+    "RelevanceRankAccuracy",
+    "Scores",
+    "Selectivity",
+    "SensitivityN",
+    "SmoothMPRT",
+    "SoftmaxInformationCurve",
+    "Sparseness",
+    "Sufficiency",
+    "Symmetry",
+    "TopKIntersection",
+    "all_metrics",
+    "evaluate",
+    "metric_class",
+    "mosaics",
+]

@@ -1,0 +1,498 @@
+"""What metrics stand on: one model with the inputs and the target that were explained, and what is known of them already.
+
+Scores of changed inputs are kept, so that metrics that ask for the same rows, of one explanation or of several, share them:
+inputs without their most relevant features by how many these are, inputs without random features, the baseline itself. The
+model runs on its device; of each row one number comes to the host, where correlations and areas are computed in double
+precision, and where it is looked up which feature comes when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from xai_core.attribution.ablation import lost_one_by_one
+from xai_core.attribution.base import Explainer
+from xai_core.attribution.game import Game, Removal, resolve_removal
+from xai_core.attribution.noise import ADD_NOISE
+from xai_core.backend import backend_of_array
+from xai_core.baselines import sample_range
+from xai_core.blocks import spans
+from xai_core.errors import CapabilityError, IntegerInputError, OptionError, describe
+from xai_core.explanation import Explanation
+from xai_core.features import Features, Patches, resolve_features
+from xai_core.model import Net
+from xai_core.problem import Problem, gather, is_floating, open_problem
+from xai_core.progress import Progress
+from xai_core.streams import check_seed
+from xai_core.structure import flatten
+
+__all__ = ["PIXELS", "Ground", "Order", "Relevance", "open_ground", "values_on_host"]
+
+_Host = np.ndarray[Any, Any]
+
+PIXELS = Patches(1)
+"""Every position of an image, signal or text, with all its channels; every column of a table."""
+TIE_PART, SUBSET_PART = 3_500_000, 3_500_001
+"""Stream parts of the order of equal values, and of which features are in random subsets."""
+
+
+@dataclass(frozen=True, eq=False)
+class Relevance:
+    """Values of features.
+
+    Attributes
+    ----------
+    key
+        Tells it from other explanations and features.
+    features
+        The features.
+    values
+        Sums of the values at the elements of each feature, (batch, features).
+    """
+
+    key: Hashable
+    features: Features
+    values: _Host
+
+    @property
+    def own(self) -> _Host:
+        """Which features each sample has, (batch, features)."""
+        return np.broadcast_to(self.features.sizes > 0, self.values.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Order:
+    """Which feature comes when: rank 0 is the most relevant.
+
+    Attributes
+    ----------
+    key
+        Tells it from other orders.
+    features
+        The features.
+    ranks
+        Rank of each feature, (batch, features).
+    """
+
+    key: Hashable
+    features: Features
+    ranks: _Host
+
+    @property
+    def length(self) -> _Host:
+        """How many features each sample has, (batch,)."""
+        return np.broadcast_to(np.sum(self.features.sizes > 0, axis=1), len(self.ranks))
+
+    def backwards(self) -> Order:
+        """The same from the least relevant feature; those that a sample lacks come last here too."""
+        own = self.length[:, None]
+        return Order(
+            (self.key, "backwards"), self.features, np.where(self.ranks < own, own - 1 - self.ranks, self.ranks)
+        )
+
+
+class Ground:
+    """A model with inputs and target, and scores of changed inputs that are known.
+
+    Attributes
+    ----------
+    seed
+        Seed of random numbers.
+    """
+
+    def __init__(self, problem: Problem | None, seed: int) -> None:
+        self._problem, self.seed = problem, seed
+        self._known: dict[Hashable, Any] = {}
+        self._held: list[Any] = []
+
+    @property
+    def problem(self) -> Problem:
+        """The model, inputs and target, on the model's device."""
+        if self._problem is None:
+            raise CapabilityError("This metric runs the model, and none was given.", received="model=None")
+        return self._problem
+
+    @property
+    def work(self) -> tuple[int, int]:
+        """Model rows so far, forward and backward."""
+        return (0, 0) if self._problem is None else (self._problem.work.forward, self._problem.work.backward)
+
+    @property
+    def batch(self) -> int:
+        return self.problem.batch
+
+    def known(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What `make()` gives, made once for each key."""
+        if key not in self._known:
+            self._known[key] = make()
+        return self._known[key]
+
+    def score(self) -> _Host:
+        """Score of the inputs, (batch,)."""
+        return self.known("score", lambda: self.on_host(self.problem.scores_or_known()))
+
+    def rounding(self) -> float:
+        """What scores of the model's dtype may differ by, relative to their size, without a reason."""
+        eps = float(np.finfo(self.problem.host_dtype(self.problem.scores_or_known())).eps)
+        return 64.0 * eps
+
+    def on_host(self, array: Any) -> _Host:
+        """An array of the model's framework in double precision on the host."""
+        return np.asarray(self.problem.to_host(array)).astype(np.float64)
+
+    def key(self, option: Any) -> Hashable:
+        """What an option is compared by: its value, or for arrays and explanations the object itself."""
+        try:
+            hash(option)
+        except TypeError:
+            # Held, since an object that has gone may leave its identity to another.
+            self._held.append(option)
+            return "object", id(option)
+        return type(option).__name__, option
+
+    def features(self, spec: Any) -> Features:
+        """What `features=` of a metric says about the inputs."""
+        return self.known(("features", self.key(spec)), lambda: resolve_features(self.problem, spec))
+
+    def removal(self, baseline: Any, background: Any = None) -> Removal:
+        """What `baseline=` and `background=` say."""
+        key = ("removal", self.key(baseline), self.key(background))
+        return self.known(key, lambda: resolve_removal(self.problem, baseline, background))
+
+    def relevance(self, explanation: Explanation, spec: Any, off: Any = None) -> Relevance:
+        """Values of features, from those of elements; with a baseline `off`, times how far the inputs are from it.
+
+        Raises
+        ------
+        OptionError
+            If the values have no place in the inputs.
+        """
+        key = ("relevance", self.key(explanation), self.key(spec), self.key(off))
+
+        def make() -> Relevance:
+            features = self.features(spec)
+            parts = values_on_host(explanation, [tuple(leaf.shape) for leaf in self.problem.varied])
+            if off is not None:
+                parts = [part * self._away(off, place) for place, part in enumerate(parts)]
+            total = np.zeros((self.batch, features.count))
+            for labels, part in zip(features.labels, parts, strict=True):
+                # A map with one channel counts once, unless channels are features of their own.
+                shape = tuple(max(a, b) for a, b in zip(part.shape[1:], labels.shape[1:], strict=True))
+                wide = np.broadcast_to(part, (self.batch, *shape)).reshape(self.batch, -1)
+                own = np.broadcast_to(labels, (labels.shape[0], *shape)).reshape(labels.shape[0], -1)
+                for row in range(self.batch):
+                    place = own[min(row, len(own) - 1)]
+                    kept = place >= 0
+                    total[row] += np.bincount(place[kept], weights=wide[row][kept], minlength=features.count)
+            return Relevance(key, features, total)
+
+        return self.known(key, make)
+
+    def order(self, explanation: Explanation, spec: Any, by: str = "sum") -> Order:
+        """Features from the most relevant one: `by` the `"sum"`, the `"mean"` of a feature's values, or their `"size"`.
+
+        Equal values come in random order, so that a map that says nothing gets the score of chance. Features that a
+        sample lacks come last.
+        """
+        key = ("order", self.key(explanation), self.key(spec), by)
+
+        def make() -> Order:
+            found = self.relevance(explanation, spec)
+            values, features = found.values, found.features
+            if by == "mean":
+                values = values / np.maximum(features.sizes, 1)
+            elif by == "size":
+                values = np.abs(values)
+            return Order(key, features, self._ranks(values, found.own))
+
+        return self.known(key, make)
+
+    def chance(self, spec: Any) -> Order:
+        """A random order."""
+        features = self.features(spec)
+        none = np.zeros((self.batch, features.count))
+        own = np.broadcast_to(features.sizes > 0, none.shape)
+        key = ("chance", self.key(spec))
+        return self.known(key, lambda: Order(key, features, self._ranks(none, own)))
+
+    def _ranks(self, values: _Host, own: _Host) -> _Host:
+        ranks = np.empty(values.shape, dtype=np.int64)
+        for row in range(len(values)):
+            chance = self.problem.streams.generator(row, 0, TIE_PART).random(values.shape[1])
+            order = np.lexsort((chance, -values[row], ~own[row]))
+            ranks[row, order] = np.arange(len(order))
+        return ranks
+
+    def removed(self, order: Order, baseline: Any, low: _Host, high: _Host) -> _Host:
+        """Scores (batch, intervals) of inputs without the features of rank `low` to `high`, the latter not included."""
+        count = order.features.count
+        wanted = [(int(a), int(b)) if a < b else (0, 0) for a, b in zip(low, high, strict=True)]
+        key = ("removed", order.key, self.key(baseline))
+        table, numbers = self.known(key, lambda: ([], {}))
+        # Without any feature an input is the baseline, whatever the features are, if these cover it.
+        everything = ("nothing", self.key(baseline), self._covered(order.features) or self.key(order.features))
+        for span in ((0, 0), (0, count)):
+            shared = self.score() if span == (0, 0) else self._known.get(everything)
+            if span in wanted and span not in numbers and shared is not None:
+                numbers[span] = len(table)
+                table.append(shared)
+        missing = sorted(set(wanted) - set(numbers))
+        if missing:
+            ends = np.asarray(missing)
+
+            def masks(chosen: Sequence[int]) -> _Host:
+                some, ranks = ends[np.asarray(chosen)], np.arange(count)[None, :]
+                return (ranks < some[:, :1]) | (ranks >= some[:, 1:])
+
+            game = self.known((key, "game"), lambda: self._game(order, baseline))
+            found = self.on_host(game.worth(masks, len(missing)))[:, :, 0]
+            for number, span in enumerate(missing):
+                numbers[span] = len(table)
+                table.append(found[:, number])
+                if span == (0, count):
+                    self._known[everything] = found[:, number]
+        return np.stack([table[numbers[span]] for span in wanted], axis=1)
+
+    def _covered(self, features: Features) -> bool:
+        """Whether no element is left when all features are removed."""
+        return all(bool(np.all(labels >= 0)) for labels in features.labels)
+
+    def _game(self, order: Order, baseline: Any) -> Game:
+        game = Game(self.problem, order.features, self.removal(baseline))
+        game.arrange(order.ranks)
+        return game
+
+    def subsets(self, spec: Any, baseline: Any, name: Hashable, masks: Callable[[], _Host]) -> tuple[_Host, _Host]:
+        """Scores (batch, subsets) of inputs without random subsets, and what is in these: see `chance_columns`.
+
+        `masks()` are (subsets, features): which columns are removed, where each sample has its features in columns of an
+        order of its own. `name` tells these masks from others. They do not depend on any explanation.
+        """
+        gone = self.known(("masks", self.key(spec), name), masks)
+
+        def make() -> _Host:
+            game = Game(self.problem, self.features(spec), self.removal(baseline))
+            game.arrange(self.chance_columns(spec))
+            return self.on_host(game.worth(lambda numbers: ~gone[np.asarray(numbers)], len(gone)))[:, :, 0]
+
+        return self.known(("subsets", self.key(spec), self.key(baseline), name), make), gone
+
+    def sums(self, relevance: Relevance, spec: Any, gone: _Host) -> _Host:
+        """Sums of the values of the features in subsets, (batch, subsets)."""
+        columns = np.zeros_like(relevance.values)
+        np.put_along_axis(columns, self.chance_columns(spec), relevance.values, axis=1)
+        return np.asarray(columns @ gone.T.astype(np.float64))
+
+    def lost(self, spec: Any, baseline: Any) -> _Host:
+        """What the score loses without each feature alone, (batch, features)."""
+
+        def make() -> _Host:
+            game = Game(self.problem, self.features(spec), self.removal(baseline))
+            return self.on_host(lost_one_by_one(game))[:, :, 0]
+
+        return self.known(("lost", self.key(spec), self.key(baseline)), make)
+
+    def predicted(self) -> _Host:
+        """Predicted class of each sample, (batch,); outputs with more axes are taken as one list of classes."""
+
+        def make() -> _Host:
+            found = []
+            for block in spans(self.batch, self.problem.rows, constant=self.problem.constant_shapes):
+                rows = self.problem.indices(block.indices)
+                part = self.problem.run(_PREDICTED, self.problem.leaves, rows)
+                self.problem.work.add(block.width)
+                found.append(self.problem.to_host(part)[: block.size])
+            return np.concatenate(found)
+
+        return self.known("predicted", make)
+
+    def chance_columns(self, spec: Any) -> _Host:
+        """Features of each sample in a random order of its own, those that it lacks last, (batch, features)."""
+        key = ("columns", self.key(spec))
+
+        def make() -> _Host:
+            features = self.features(spec)
+            own = np.broadcast_to(features.sizes > 0, (self.batch, features.count))
+            found = np.empty(own.shape, dtype=np.int64)
+            for row in range(self.batch):
+                order = self.problem.streams.generator(row, 0, SUBSET_PART).permutation(int(own[row].sum()))
+                found[row, own[row]] = order
+                found[row, ~own[row]] = np.arange(len(order), features.count)
+            return found
+
+        return self.known(key, make)
+
+    def _away(self, baseline: Any, position: int) -> _Host:
+        """How far an input is from the baseline, (batch, ...)."""
+        leaf, filling = self.problem.leaves[position], self.removal(baseline).arrays[position]
+        return self.on_host(leaf) - self.on_host(filling)
+
+    def per_unit(self, values: list[_Host], baseline: Any) -> list[_Host]:
+        """Values by how far the inputs are from the baseline; zero where they are not.
+
+        A map with one channel is divided among the channels.
+        """
+        found = []
+        for position, part in enumerate(values):
+            away = self._away(baseline, position)
+            share = part * (part.size / away.size)
+            found.append(np.where(away != 0, share / np.where(away != 0, away, 1.0), 0.0))
+        return found
+
+    def noisy(
+        self, noise: float, samples: int, use: int, where: list[_Host] | None = None
+    ) -> Iterator[tuple[list[_Host], _Host]]:
+        """Blocks of draws of Gaussian noise, and the scores (batch, draws) of the inputs with it.
+
+        Yields what is added to each input, (batch, draws, ...). `noise` is a standard deviation as a fraction of each
+        sample's range; `where` says for each input what it is multiplied by, broadcasting to the input.
+
+        Raises
+        ------
+        IntegerInputError
+            If no input can take noise.
+        """
+        problem = self.problem
+        xp = problem.xp
+        floating = [is_floating(leaf) for leaf in problem.varied]
+        if not any(floating):
+            raise IntegerInputError(
+                "Noise cannot be added to integers.",
+                received=", ".join(describe(leaf) for leaf in problem.varied),
+                fix="use a metric that removes features, such as Deletion.",
+            )
+        spreads = [
+            noise * sample_range(xp, xp.astype(leaf, problem.accumulator_dtype(leaf))) if moves else None
+            for leaf, moves in zip(problem.varied, floating, strict=True)
+        ]
+        hosts = [np.zeros(1) if spread is None else self.on_host(spread) for spread in spreads]
+        for block in spans(samples, max(1, problem.rows // self.batch), constant=problem.constant_shapes):
+            leaves, moved = [], []
+            for position, leaf in enumerate(problem.leaves):
+                if position >= len(floating) or not floating[position]:
+                    leaves.append(xp.repeat(leaf, block.width, axis=0))
+                    moved.append(np.zeros((self.batch, block.size, *tuple(leaf.shape)[1:])))
+                    continue
+                normal = problem.normal(range(self.batch), block.indices, position, part=use + position)
+                if where is not None:
+                    normal = normal * where[position][:, None].astype(np.float32)
+                leaves.append(problem.run(ADD_NOISE, leaf, problem.to_device(normal, like=leaf), spreads[position]))
+                moved.append(normal[:, : block.size] * hosts[position][:, None])
+            yield moved[: len(floating)], self.scores_of(leaves, block.width)[:, : block.size]
+
+    def explained(self, explainer: Explainer, leaves: list[Any], draws: Sequence[int]) -> list[_Host]:
+        """Values of changed inputs, of which each sample has one for each draw in a row: (batch, draws, ...) per input.
+
+        The explained output is that of the sample; random numbers of the explainer belong to sample and draw.
+        """
+        problem, each = self.problem, len(draws)
+        if explainer.uses_gradients():
+            problem.bound.require_gradient(type(explainer).__name__)
+        rows = [row for row in range(problem.batch) for _ in range(each)]
+        inside = problem.inside(leaves, rows, problem.streams.children(range(problem.batch), draws))
+        found = explainer.attribute_at_layer(inside).values
+        hosts = [self.on_host(value) for value in found]
+        return [host.reshape(problem.batch, each, *host.shape[1:]) for host in hosts]
+
+    def scores_of(self, leaves: list[Any], each: int = 1) -> _Host:
+        """Scores (batch, each) of changed inputs, of which each sample has some in a row."""
+        problem = self.problem
+        rows = [row for row in range(problem.batch) for _ in range(each)]
+        inside = problem.inside(leaves, rows, problem.streams.children(range(problem.batch), range(each)))
+        return self.on_host(inside.scores(inside.leaves)).reshape(problem.batch, each)
+
+
+def values_on_host(explanation: Explanation, shapes: Sequence[tuple[int, ...]]) -> list[_Host]:
+    """Values in double precision, one array for each input, of its rank, each side that of the input or 1.
+
+    Values of the embedding of a token are summed, so that each token has one.
+
+    Raises
+    ------
+    OptionError
+        If the values have no place in inputs of these shapes.
+    """
+    parts = []
+    for value in flatten(explanation.values)[0]:
+        backend = backend_of_array(value)
+        host = np.asarray(value) if backend is None else backend.to_numpy(value)
+        parts.append(host.astype(np.float64))
+    if len(parts) == len(shapes):
+        found = [_placed(part, shape) for part, shape in zip(parts, shapes, strict=True)]
+        if all(part is not None for part in found):
+            return [part for part in found if part is not None]
+    raise OptionError(
+        "The values of this explanation have no place in the inputs, by which a metric could change these.",
+        received=f"values of shape {', '.join(str(part.shape) for part in parts)}"
+        + (f" at layer {explanation.layer!r}" if explanation.layer else "")
+        + f", inputs of shape {', '.join(map(str, shapes))}",
+        fix="explain the inputs themselves, the embedding of tokens, or use a class activation map.",
+    )
+
+
+def _placed(part: _Host, shape: tuple[int, ...]) -> _Host | None:
+    if part.ndim > len(shape) and part.shape[: len(shape)] == shape:
+        part = part.reshape(*shape, -1).sum(axis=-1)
+    fits = part.ndim == len(shape) and part.shape[0] == shape[0]
+    return part if fits and all(a in (1, b) for a, b in zip(part.shape, shape, strict=True)) else None
+
+
+class _Predicted:
+    """Kernel: number of the largest output."""
+
+    def __call__(self, net: Net, leaves: list[Any], rows: Any) -> Any:
+        xp = net.xp
+        outputs = net([gather(xp, leaf, rows) for leaf in leaves])
+        return xp.argmax(xp.reshape(outputs, (tuple(outputs.shape)[0], -1)), axis=1)
+
+
+_PREDICTED = _Predicted()
+
+
+@contextmanager
+def open_ground(
+    model: Any,
+    explanation: Explanation,
+    metric: Any,
+    scale: Any,
+    seed: int | None,
+    index: Any = None,
+    quiet: bool = False,
+) -> Iterator[Ground]:
+    """The ground of a metric on an explanation, with the model left as it was."""
+    number = check_seed(explanation.seed if seed is None else seed)
+    name = type(metric).__name__
+    if "model" not in metric.needs:
+        yield Ground(None, number)
+        return
+    explainer = explanation.explainer
+    bars: list[Progress] = []
+
+    def progress(batch: int) -> Progress | None:
+        if not quiet:
+            bars.append(Progress(name, None))
+        return bars[0] if bars else None
+
+    try:
+        with open_problem(
+            model,
+            explanation.inputs,
+            target=explanation.target,
+            seed=number,
+            index=index,
+            method=name,
+            differentiates=False,
+            floating=False,
+            neuron=None if explainer is None else explainer.neuron,
+            progress=progress,
+            scale=scale,
+        ) as problem:
+            yield Ground(problem, number)
+    finally:
+        for bar in bars:
+            bar.close()
