@@ -184,7 +184,7 @@ class Metric(ABC):
         explanation
             It carries inputs, target, seed, and the explainer, with which some metrics explain anew.
         masks
-            For metrics of localisation, what should be found: truths (batch, *spatial), also with a channel axis; for
+            For metrics of localisation, what should be found: truths `(batch, *spatial)`, also with a channel axis; for
             tables (batch, columns).
         seed
             Seed of the metric's random numbers; `None`: that of the explanation.

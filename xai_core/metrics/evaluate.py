@@ -185,7 +185,7 @@ def evaluate(
     metrics
         A list of metrics, their names, or `{name: metric}`.
     masks
-        For metrics of localisation, what should be found, (batch, *spatial).
+        For metrics of localisation, what should be found, `(batch, *spatial)`.
     seed
         Seed of the metrics' random numbers; `None`: that of each explanation.
     index

@@ -222,10 +222,11 @@ class Ground:
 
     def _ranks(self, values: _Host, own: _Host) -> _Host:
         ranks = np.empty(values.shape, dtype=np.int64)
+        falling = np.where(own, -values, np.inf)
         for row in range(len(values)):
-            chance = self.problem.streams.generator(row, 0, TIE_PART).random(values.shape[1])
-            order = np.lexsort((chance, -values[row], ~own[row]))
-            ranks[row, order] = np.arange(len(order))
+            # Shuffled first: a stable sort then leaves equal values in random order.
+            chance = self.problem.streams.generator(row, 0, TIE_PART).permutation(values.shape[1])
+            ranks[row, chance[np.argsort(falling[row, chance], kind="stable")]] = np.arange(values.shape[1])
         return ranks
 
     def removed(self, order: Order, baseline: Any, low: _Host, high: _Host) -> _Host:
