@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import faithful
@@ -117,6 +118,18 @@ def test_tokens_explained_at_their_embedding():
         assert_close(metric(net, explanation).values, metric(model, plain).values, relative=1e-5)
     with pytest.raises(xai.IntegerInputError):
         metrics.PGI()(net, explanation)
+
+
+def test_units_inside_have_scores_of_their_own():
+    net, x = mapnets.torch_net(), torch.from_numpy(FIRST)
+    ablation = xai.FeatureAblation(features=xai.Patches(3))
+    some = {unit: replace(ablation, neuron=unit)(net, x, target=(2, 1, 3)) for unit in ("conv", "second")}
+    table = metrics.evaluate(net, some, {"deletion": metrics.Deletion(), "pgi": metrics.PGI()}, progress=False)
+    for unit, explanation in some.items():
+        found = metrics.Deletion()(net, explanation)
+        values = net.conv(x) if unit == "conv" else net.second(torch.relu(net.conv(x)))
+        np.testing.assert_allclose(found.curve[:, 0], values[:, 2, 1, 3].detach(), atol=1e-6)
+        np.testing.assert_allclose(table.scores[unit]["deletion"].curve, found.curve, atol=1e-6)
 
 
 def test_values_at_a_layer_have_no_place_in_the_inputs():

@@ -11,11 +11,12 @@ import literal_metrics as literal
 import numpy as np
 import pandas
 import pytest
+import scipy.stats
 from strict import second_device, strict_model
 
 import xai_core as xai
 from xai_core import metrics
-from xai_core.metrics import correlations, road
+from xai_core.metrics import correlations, information, road, statistics
 from xai_core.metrics.base import metric_class
 from xai_core.metrics.ground import PIXELS, open_ground
 from xai_core.testing import assert_close
@@ -328,8 +329,27 @@ def test_uncertainty_by_values_of_data():
         fillings = [correlations._drawn(ground.problem, DATA, draw)[0] for draw in range(5)]
     for i in range(3):
         own = [filling[i] for filling in fillings]
-        assert all(any(np.array_equal(filling, row) for row in DATA) for filling in own)
+        rows = [int(np.flatnonzero((filling == DATA).all(axis=1))[0]) for filling in own]
+        assert len(set(rows)) > 1
         wanted = literal.monotonicity_correlation(score_of(net), X[i], np.arange(6), MAP[i], own)
+        np.testing.assert_allclose(found[i], wanted, atol=1e-10)
+
+
+def test_ranks_of_equal_values_are_the_mean_of_theirs():
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 4, size=(2, 50, 9)).astype(float)
+    wanted = [scipy.stats.spearmanr(x, y).statistic for x, y in zip(a, b, strict=True)]
+    np.testing.assert_allclose(statistics.spearman(a, b), wanted, atol=1e-12)
+    np.testing.assert_array_equal(statistics.average_ranks(np.array([3.0, 1.0, 3.0, 3.0])), [3, 1, 3, 3])
+    values = np.round(MAP)
+    assert all(len(set(np.abs(row))) < 6 for row in values)
+    metric = metrics.MonotonicityCorrelation(samples=3)
+    with opened(net, explained(X, values), metric, 2) as ground:
+        fillings = [correlations._drawn(ground.problem, None, draw)[0] for draw in range(3)]
+    found = metric(net, explained(X, values), seed=2)
+    for i in range(3):
+        own = [filling[i] for filling in fillings]
+        wanted = literal.monotonicity_correlation(score_of(net), X[i], np.arange(6), values[i], own)
         np.testing.assert_allclose(found[i], wanted, atol=1e-10)
 
 
@@ -435,6 +455,21 @@ def test_baselines_of_contributions():
     np.testing.assert_allclose(metrics.SensitivityN(baseline=0.7)(linear, explanation), 1.0, atol=1e-12)
     np.testing.assert_allclose(metrics.FaithfulnessEstimate(baseline=0.7)(linear, explanation), 1.0, atol=1e-12)
     assert np.max(metrics.FaithfulnessEstimate()(linear, explanation)) < 1 - 1e-3
+
+
+def test_elements_that_are_the_baseline_already_have_no_share_to_move():
+    """Whatever their values say: nothing can be divided by how far they are from it."""
+    x = X.copy()
+    x[:, 2] = 0.5
+    values = (x - 0.5) * WEIGHTS
+    odd = values.copy()
+    odd[:, 2] = 7.0
+    metric = metrics.Infidelity(noise=0.1, baseline=0.5)
+    found = metric(linear, explained(x, odd, 0))
+    np.testing.assert_array_equal(found, metric(linear, explained(x, values, 0)))
+    # What is missed is what that element does to the score.
+    moved = 0.1 * np.ptp(x, axis=1) * WEIGHTS[2]
+    assert np.all(np.abs(found - moved**2) < 4 * found.details["error"])
 
 
 # Maps that say nothing
@@ -704,6 +739,25 @@ def test_information_curves_equal_their_paper(channels):
     # The image that its own class is against cannot be judged.
     assert np.isnan(soft.values).tolist() == [False, True, False]
     assert soft.rows == (3 * 6, 0)
+
+
+def test_information_curves_of_scores_and_sizes_that_rise_and_fall(monkeypatch):
+    """Also with several shares of as much information, at either end too."""
+    rng = np.random.default_rng(4)
+    shares, differ = (0.1, 0.2, 0.3, 0.5, 0.6, 0.8, 0.9), 0
+    for _ in range(20):
+        scores, sizes = rng.normal(size=101), rng.integers(0, 12, size=9)
+        scores[0], scores[100], sizes[0], sizes[-1] = -0.5, 0.5, 2, 8
+        model = xai.wrap(lambda x, s=scores: s[x.sum(axis=(1, 2, 3)).astype(int)][:, None], channel_axis=1)
+        monkeypatch.setattr(information._InformationCurve, "_sizes", lambda *_, z=sizes: z[None].astype(float))
+        said = explained(np.ones((1, 1, 10, 10)), rng.normal(size=(1, 1, 10, 10)), 0)
+        found = metrics.SoftmaxInformationCurve(shares=shares, baseline=0.0, score=None)(model, said)
+        reached = [scores[round(100 * share)] for share in (0, *shares, 1)]
+        area, curve = literal.information_curve(reached, sizes.tolist())
+        np.testing.assert_allclose(found.curve[0], curve, atol=1e-12)
+        np.testing.assert_allclose(found[0], area, atol=1e-12)
+        differ += np.any(np.diff(reached) < 0) and np.any(np.diff(sizes) < 0)
+    assert differ == 20
 
 
 # Which score
@@ -1171,7 +1225,7 @@ def test_scores_are_an_array():
     copy[0] = 99
     np.testing.assert_array_equal(found.values, plain)
     assert np.mean(found) == found.mean() == plain.mean()
-    assert np.mean(found, axis=0) == plain.mean()
+    assert np.mean(found, axis=0, keepdims=True).shape == (1,)
     assert (np.sum(found), np.std(found), np.max(found)) == (plain.sum(), plain.std(), plain.max())
     np.testing.assert_array_equal(found + 1, plain + 1)
     np.testing.assert_array_equal(1 - found, 1 - plain)
@@ -1192,6 +1246,25 @@ def test_scores_are_an_array():
     assert "higher is better" in repr(metrics.PixelFlipping(order="least")(net, explained(X, MAP)))
 
 
-def test_progress_is_shown_by_metrics_that_take_long(capsys):
-    metrics.Deletion()(net, explained(X, MAP))
-    assert capsys.readouterr().out == ""
+def test_a_metric_shows_its_progress(monkeypatch):
+    """One bar for all of its rows; within a table the bar is that of the table."""
+    said = []
+
+    class Bar:
+        def __init__(self, name, total):
+            said.append([name, 0, "open"])
+
+        def update(self, rows):
+            said[-1][1] += rows
+
+        def close(self):
+            said[-1][2] = "closed"
+
+    monkeypatch.setattr("xai_core.metrics.ground.Progress", Bar)
+    found = metrics.Deletion()(net, explained(X, MAP))
+    assert said == [["Deletion", found.rows[0], "closed"]]
+    with pytest.raises(xai.OptionError):
+        metrics.IROF()(net, explained(X, MAP))
+    assert said[1][2] == "closed"
+    metrics.evaluate(net, explained(X, MAP), "deletion", progress=False)
+    assert len(said) == 2

@@ -10,14 +10,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from frameworks import need
 from torchvision_models import declare
+
+need("torch", "quantus")
+
+import torch
 
 import xai_core as xai
 from xai_core import metrics
 
 declare()
-quantus = pytest.importorskip("quantus")
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import quantus
 
 RNG = np.random.default_rng(0)
 VALUES = RNG.normal(size=(4, 1, 8, 8))

@@ -5,15 +5,14 @@ Quantus is called with `abs=False, normalise=False`: it changes explanations bef
 
 from __future__ import annotations
 
-import sys
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
+from frameworks import need
+from torchvision_models import declare
 
-pytest.importorskip("torch")
-pytest.importorskip("captum")
+need("torch", "captum", "quantus")
 
 import torch
 from captum.metrics import sensitivity_max
@@ -25,13 +24,10 @@ from xai_core.metrics import robustness
 from xai_core.streams import Streams
 from xai_core.testing import assert_close
 
-sys.path.append(str(Path(__file__).parents[2]))
-from benchmarks.models import torchvision
-
-torchvision()
+declare()
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    quantus = pytest.importorskip("quantus")
+    import quantus
 
 PLAIN = {"abs": False, "normalise": False, "disable_warnings": True}
 SHAPE, RADIUS, SAMPLES = (3, 8, 8), 0.1, 5
