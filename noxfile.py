@@ -16,6 +16,15 @@ nox.options.error_on_missing_interpreters = True
 
 # Waiting OpenMP threads must sleep: busy ones make torch on few cores many times slower.
 ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "TF_CPP_MIN_LOG_LEVEL": "3"}
+# Two processes share the cores, so that threads in each only get in the other's way; and what is compiled in tests runs
+# a few times, so that compiling with care takes longer than it saves.
+TESTING = {
+    **ENVIRONMENT,
+    "OMP_NUM_THREADS": "1",
+    "TF_NUM_INTRAOP_THREADS": "1",
+    "TF_NUM_INTEROP_THREADS": "1",
+    "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+}
 FRAMEWORKS = ".[all,demo,dev]"
 PARALLEL = ("-q", "-n", "2", "--dist", "worksteal")
 
@@ -43,7 +52,7 @@ def core(session: nox.Session) -> None:
         session.run("python", "-m", "venv", folder, external=True)
         python = str(Path(folder) / ("Scripts" if os.name == "nt" else "bin") / "python")
         session.run(python, "-m", "pip", "install", "-q", "-c", "constraints.txt", ".[plot,test]", external=True)
-        session.run(python, "-m", "pytest", "-q", "tests/core", *session.posargs, env=ENVIRONMENT, external=True)
+        session.run(python, "-m", "pytest", *PARALLEL, "tests/core", *session.posargs, env=TESTING, external=True)
 
 
 @nox.session
@@ -53,11 +62,11 @@ def tests(session: nox.Session) -> None:
     # Quantus asks for a second build of OpenCV, which would overwrite the one that is there: without what it asks for.
     session.run("python", "-m", "pip", "install", "-q", "--no-deps", "-c", "constraints.txt", "quantus", "cachetools")
     if session.posargs:
-        session.run("pytest", *session.posargs, env=ENVIRONMENT)
+        session.run("pytest", *session.posargs, env=TESTING)
         return
-    session.run("pytest", *PARALLEL, "--ignore=tests/keras_backends", env=ENVIRONMENT)
+    session.run("pytest", *PARALLEL, "--ignore=tests/keras_backends", env=TESTING)
     for backend in ("tensorflow", "jax", "torch"):
-        session.run("pytest", *PARALLEL, "tests/keras_backends", env={**ENVIRONMENT, "KERAS_BACKEND": backend})
+        session.run("pytest", *PARALLEL, "tests/keras_backends", env={**TESTING, "KERAS_BACKEND": backend})
 
 
 @nox.session

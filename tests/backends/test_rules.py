@@ -330,7 +330,8 @@ def halved(kind, net):
         return jax.tree.map(half, rulenets.jax_net(net, kind))
     model = rulenets.tensorflow_net(net)
     for layer in model.layers.values():
-        layer.weights = [None if array is None else tf.Variable(tf.cast(array, tf.float16)) for array in layer.weights]
+        for name, array in layer.weights.items():
+            layer.weights[name] = None if array is None else tf.Variable(tf.cast(array, tf.float16))
     return model
 
 
