@@ -84,7 +84,7 @@ def measure(case: models.Case, explainers: dict[str, xai.Explainer], repeats: in
     rows = []
     for name, explainer in explainers.items():
         limit, timed = case.limit, case
-        if name in models.REMOVING:
+        if name in models.REMOVING and not (limit is None and name in models.ONCE):
             limit = 2.0 if limit is None else max(limit, 1.1)
         if name in models.PASSES:
             # A run of the model on all inputs at once, on both sides.

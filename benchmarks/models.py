@@ -65,6 +65,8 @@ REMOVING = (
     "PredictionDifference",
 )
 """Methods that only call the model: small ones, for which there is no other limit, are to stay within twice the loop."""
+ONCE = ("Occlusion", "FeatureAblation")
+"""Those with a row for each feature: of a small table so few that the handling of one call shows."""
 
 
 def explainers(case: Case) -> dict[str, xai.Explainer]:

@@ -3,9 +3,9 @@
 Every number is a pure function of `(seed, sample, draw, input)`: Philox generators keyed by `numpy.random.SeedSequence`
 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"). Draws of small inputs come in groups from one
 generator, because making a generator costs more than their noise; a draw in the middle of a group is reached by drawing
-the ones before it. Batch size, chunking, framework, device and worker do not enter, and no global random state is read
-or written. Numbers are drawn on the host in float32 for all models, so that a float32 and a float64 model see the same
-noise.
+the ones before it if they are normal, and without if they are uniform. Batch size, chunking, framework, device and
+worker do not enter, and no global random state is read or written. Numbers are drawn on the host in float32 for all
+models, so that a float32 and a float64 model see the same noise.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ GROUP = 64
 """Most draws from one generator."""
 _UNIFORM_GROUP = 1024
 _NUMBERS_PER_GROUP = 2**16
+_FLOATS_PER_STEP = 8
+"""Single-precision numbers that one step of a Philox generator gives: four words of 64 bits, two numbers each."""
 
 _Host = np.ndarray[Any, Any]
 
@@ -57,7 +59,7 @@ class Streams:
     """
 
     seed: int
-    keys: tuple[tuple[int, ...], ...]
+    keys: Sequence[tuple[int, ...]]
     _open: dict[Any, tuple[int, Any]] = field(default_factory=dict, compare=False, repr=False)
     """Generators in the middle of a group, so that blocks of draws in order draw nothing twice."""
 
@@ -113,35 +115,57 @@ class Streams:
     def uniform(self, rows: Sequence[int], draws: Sequence[int], count: int, use: int = 0) -> _Host:
         """Uniform numbers from 0 to 1, (rows, draws, count), in single precision."""
         size = max(1, min(_UNIFORM_GROUP, _NUMBERS_PER_GROUP // max(1, count)))
-        wanted = np.asarray(draws, dtype=np.int64)
-        groups, places = np.divmod(wanted, size)
         out = np.empty((len(rows), len(draws), count), dtype=np.float32)
-        parts = [(int(group), np.flatnonzero(groups == group)) for group in np.unique(groups)]
+        runs = _runs(draws, size)
         for i, row in enumerate(rows):
-            for group, part in parts:
-                own = places[part]
-                # No more of a group than is wanted, from its beginning.
-                drawn = self.generator(row, group, use).random((int(own.max()) + 1, count), dtype=np.float32)
-                out[i, part] = drawn[own]
+            for first, last, j in runs:
+                if first > last:
+                    out[i, j] = out[i, j - 1]
+                    continue
+                group, place = divmod(first, size)
+                generator = self.generator(row, group, use)
+                skipped, rest = divmod(place * count, _FLOATS_PER_STEP)
+                generator.bit_generator.advance(skipped)  # type: ignore[attr-defined]
+                generator.random(rest, dtype=np.float32)
+                generator.random(dtype=np.float32, out=out[i, j : j + last - first + 1])
         return out
 
     def children(self, rows: Sequence[int], draws: Sequence[int]) -> Streams:
         """Streams of the row-major pairs (row, draw), for a method inside a method."""
-        return Streams(self.seed, tuple((*self.keys[row], draw) for row in rows for draw in draws))
+        return Streams(self.seed, _Pairs(self.keys, tuple(rows), tuple(draws)))
 
     def take(self, rows: Sequence[int]) -> Streams:
         """The streams of some rows."""
         return Streams(self.seed, tuple(self.keys[row] for row in rows))
 
 
+@dataclass(frozen=True)
+class _Pairs(Sequence[tuple[int, ...]]):
+    """Keys of (row, draw), each made when it is asked for: there may be hundreds of thousands of which none is."""
+
+    keys: Sequence[tuple[int, ...]]
+    rows: tuple[int, ...]
+    draws: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows) * len(self.draws)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return [self[i] for i in range(len(self))[place]]
+        row, draw = divmod(range(len(self))[place], len(self.draws))
+        return (*self.keys[self.rows[row]], self.draws[draw])
+
+
 def _runs(draws: Sequence[int], size: int) -> list[tuple[int, int, int]]:
     """Consecutive draws inside one group as (first, last, position); a repeated draw as an empty run."""
-    runs: list[tuple[int, int, int]] = []
-    for j, draw in enumerate(draws):
-        if j and draw == draws[j - 1]:
-            runs.append((draw, draw - 1, j))
-        elif runs and runs[-1][1] == draw - 1 and runs[-1][0] <= runs[-1][1] and draw % size:
-            runs[-1] = (runs[-1][0], draw, runs[-1][2])
-        else:
-            runs.append((draw, draw, j))
+    wanted = np.asarray(draws, dtype=np.int64)
+    step = np.diff(wanted, prepend=wanted[:1] - 2)
+    starts = np.flatnonzero((step != 1) | (wanted % size == 0))
+    ends = np.append(starts[1:], len(wanted))
+    runs = []
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        first = int(wanted[start])
+        length = 0 if step[start] == 0 and end == start + 1 else end - start
+        runs.append((first, first + length - 1, start))
     return runs

@@ -48,6 +48,28 @@ def test_a_draw_does_not_depend_on_how_draws_are_cut(seed, cuts, rows):
         start += size
 
 
+@given(
+    seed=st.integers(0, 2**40),
+    count=st.sampled_from([1, 3, 8, 13, 500]),
+    draws=st.lists(st.integers(0, 1100), min_size=1, max_size=12),
+)
+def test_uniform_draws_do_not_depend_on_which_are_asked_for(seed, count, draws):
+    whole = Streams.of(seed, range(3)).uniform(range(3), range(1101), count)
+    assert 0.4 < whole.mean() < 0.6
+    assert whole.min() >= 0
+    assert whole.max() < 1
+    for asked in (draws, sorted(draws), [draws[0], *draws]):
+        part = Streams.of(seed, range(3)).uniform([2, 0], asked, count)
+        assert np.array_equal(part, whole[[2, 0]][:, asked])
+
+
+def test_streams_inside_a_method_have_keys_of_sample_and_draw():
+    inside = Streams.of(0, [7, 9]).children([1, 0], [3, 4, 5])
+    assert list(inside.keys) == [(9, 3), (9, 4), (9, 5), (7, 3), (7, 4), (7, 5)]
+    assert inside.keys[-1] == (7, 5)
+    assert inside.children([5], [2]).keys[0] == (7, 5, 2)
+
+
 def test_draws_differ_between_samples_draws_seeds_and_inputs():
     first = Streams.of(0, range(3)).normal(range(3), range(200), (2,))
     assert len(np.unique(first)) == first.size
@@ -68,6 +90,18 @@ def test_global_random_state_is_neither_read_nor_written():
 
 
 # --- blocks
+
+
+@pytest.mark.parametrize(("dtype", "most"), [("float32", 4096), ("int64", 1024)])
+def test_calls_without_batch_size_hold_few_rows_of_integers(dtype, most):
+    sizes = []
+
+    def net(x):
+        sizes.append(len(x))
+        return x.sum(axis=1, keepdims=True) * 1.0
+
+    xai.FeatureAblation()(xai.wrap(net), np.ones((6000, 3), dtype=dtype), target=0)
+    assert most / 2 < max(sizes) <= most
 
 
 @given(samples=st.integers(1, 50), draws=st.integers(1, 200), rows=st.integers(1, 64), constant=st.booleans())

@@ -339,11 +339,17 @@ class _Step:
         ]
         largest = xp.max(xp.abs(scores - gather(xp, score, rows)[None, :]))
         every = flat[0] if len(flat) == 1 else xp.concat(flat, axis=2)
-        each = xp.astype(scores, mean.dtype)[:, :, None] * every / self.probability
-        weight = used[:, None, None]
-        new = xp.sum(used)
-        fresh = xp.sum(each * weight, axis=0) / new
+        # Products of scores and masks are summed as products of matrices: their squared deviations are of the size of
+        # their squares, since masks are, so that nothing is lost in taking their mean off.
+        each = xp.astype(scores, mean.dtype) / self.probability
+        new, over = xp.sum(used), xp.moveaxis(every, 0, 1)
+
+        def summed(factors: Any, arrays: Any) -> Any:
+            return xp.matmul(xp.matrix_transpose(factors)[:, None, :], arrays)[:, 0, :]
+
+        fresh = summed(each * used[:, None], over) / new
         # The deviations of two groups of draws join as in Chan, Golub and LeVeque 1983, equation 1.5.
         change, share = fresh - mean, new / (done + new)
-        inner = xp.sum((each - fresh[None, ...]) ** 2 * weight, axis=0)
+        inner = summed(each**2 * used[:, None], over**2) - new * fresh**2
+        inner = xp.where(inner > 0, inner, xp.zeros_like(inner))
         return mean + change * share, scatter + inner + change**2 * done * share, largest

@@ -25,7 +25,7 @@ ORDER_PART = 3_300_000
 _DESIGN = 4_000_000
 _FEW = 10
 """Draws of Sobol indices below which nothing is said of the error."""
-_PAIRS = 256
+_PAIRS = 128
 """Draws among which distances of scores are compared."""
 _CELLS = 2**20
 """Elements of waves that are held at once."""
@@ -194,9 +194,9 @@ class HSICAttribution(_Sensitivity):
     `values_i = HSIC(M_i, f(x * M + baseline * (1 - M)))` under random masks `M` of zeros and ones, each with
     probability 1/2: the squared distance between the joint distribution of bit and score and the product of the two, in
     the kernels `k(m, m') = [m = m']` and `l(y, y') = exp(-(y - y')^2 / (2 s^2))`, `s` the median of the distances of
-    scores. It is zero where the score does not depend on the feature, of any order, and has no sign: estimates are
-    without bias, so that those of features without a part lie around zero. `samples` model rows per input, whatever
-    the number of features, and one for the score. Standard errors by the jackknife.
+    the first 128 scores. It is zero where the score does not depend on the feature, of any order, and has no sign:
+    estimates are without bias, so that those of features without a part lie around zero. `samples` model rows per input,
+    whatever the number of features, and one for the score. Standard errors by the jackknife.
 
     Source: Novello, Fel and Vigouroux 2022, arXiv:2206.06219; the unbiased estimator: Song, Smola, Gretton, Bedo and
     Borgwardt 2012, "Feature selection via dependence maximization", equation 5.
@@ -281,7 +281,7 @@ def _spectra(scores: _Host) -> tuple[_Host, ...]:
     of its kernel, and frequencies and weights (samples, waves).
     """
     low, high = scores.min(axis=1), scores.max(axis=1)
-    scales = np.array([_scale(own) for own in scores])
+    scales = _scales(scores)
     scales = np.where(scales > 0, scales, 1.0)
     period = (high - low) / scales + _REACH
     steps = 2 * np.pi / period[:, None]
@@ -321,9 +321,10 @@ def _unbiased(xp: Any, z: Any, middle: Any, lz: Any, l1: Any) -> tuple[Any, Any]
     return value[:, 0, :], xp.sqrt(spread * ((count - 1) / count)) / (2 * (count - 1) * (count - 4))
 
 
-def _scale(scores: _Host) -> float:
-    """Median distance of two scores (draws,); the mean distance from their mean where most are next to equal."""
-    some = scores[:_PAIRS]
-    median = float(np.median(np.abs(some[:, None] - some[None, :])[np.triu_indices(len(some), 1)]))
-    spread = float(scores.max() - scores.min())
-    return median if median > 1e-3 * spread else float(np.mean(np.abs(scores - scores.mean())))
+def _scales(scores: _Host) -> _Host:
+    """Median distance of two of a sample's scores (samples, draws); mean distance from their mean where most are alike."""
+    some = scores[:, :_PAIRS]
+    one, other = np.triu_indices(some.shape[1], 1)
+    median = np.array([np.median(np.abs(own[one] - own[other])) for own in some])
+    spread = np.mean(np.abs(scores - scores.mean(axis=1, keepdims=True)), axis=1)
+    return np.where(median > 1e-3 * np.ptp(scores, axis=1), median, spread)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -82,10 +84,11 @@ class _InformationCurve(Scored, abstract=True):
         filling = ground.removal(self.baseline).arrays[0]
         sharp, dull = (np.moveaxis(ground.on_host(array), channel, -1) for array in (leaf, filling))
         ranks = order.ranks.reshape(sharp.shape[:-1])
-        found = np.empty((ground.batch, len(counts)))
-        for row in range(ground.batch):
+
+        def sizes(row: int) -> list[int]:
             low, high = sharp[row].min(), sharp[row].max()
-            for place, shown in enumerate(counts):
+            found = []
+            for shown in counts:
                 image = np.where((ranks[row] < shown)[..., None], sharp[row], dull[row])
                 scaled = np.clip((image - low) / (high - low if high > low else 1.0), 0.0, 1.0)
                 pixels = np.round(255 * scaled).astype(np.uint8)
@@ -93,8 +96,11 @@ class _InformationCurve(Scored, abstract=True):
                 Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(
                     file, format="webp", lossless=True, quality=100
                 )
-                found[row, place] = file.tell()
-        return found
+                found.append(file.tell())
+            return found
+
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:  # Pillow compresses without holding the lock
+            return np.array(list(pool.map(sizes, range(ground.batch))), dtype=np.float64)
 
 
 def _from_zero_to_one(ends: _Host) -> _Host:

@@ -110,8 +110,8 @@ def _scores(ground: Ground, order: Order, percentage: float, which: str, noise: 
         holes = np.expand_dims(gone.reshape(shape[0], *sides), channel)
         filled = imputed(problem, leaf, holes)
         if noise:
-            draw = round(percentage * 100)
-            normal = problem.normal(range(shape[0]), [draw], 0, NOISE_PART + (which == "least"))[:, 0]
+            part = NOISE_PART + 2 * round(percentage * 100) + (which == "least")
+            normal = problem.normal(range(shape[0]), [0], 0, part)[:, 0]
             filled = filled + problem.to_device(normal * holes * noise, like=leaf)
         return ground.scores_of([problem.xp.astype(filled, leaf.dtype), *problem.leaves[1:]])[:, 0]
 
@@ -138,10 +138,10 @@ def imputed(problem: Problem, leaf: Any, holes: _Host) -> Any:
     wide = xp.astype(leaf, problem.accumulator_dtype(leaf))
     hole = problem.to_device(holes.astype(np.float64), like=leaf)
     small = 1e-10 if "64" in str(wide.dtype) else 1e-5
-    state, first = problem.run(_Begin(axes), wide, hole)
+    weights, state, first = problem.run(_Begin(axes), wide, hole)
     whole = problem.to_host(first)
     for _ in range(_ROUNDS):
-        state, left = problem.run(_Turn(axes), state, hole)
+        state, left = problem.run(_Turn(axes), state, hole, weights)
         if bool(np.all(problem.to_host(left) <= small**2 * np.maximum(whole, 1e-300))):
             return problem.run(_End(), wide, state[0], hole)
     raise ConvergenceError(
@@ -157,16 +157,15 @@ def _neighbours(xp: Any, array: Any, axes: tuple[int, ...]) -> Any:
         edge = [slice(None)] * found.ndim
         edge[axis] = slice(0, 1)
         none = xp.zeros_like(found[tuple(edge)])
-        lower, upper = list(edge), list(edge)
-        lower[axis], upper[axis] = slice(0, -1), slice(1, None)
-        before, after = found[tuple(lower)], found[tuple(upper)]
-        found = 2 * found + xp.concat([none, before], axis=axis) + xp.concat([after, none], axis=axis)
+        wide = xp.concat([none, found, none], axis=axis)
+        before, after = list(edge), list(edge)
+        before[axis], after[axis] = slice(0, -2), slice(2, None)
+        found = 2 * found + wide[tuple(before)] + wide[tuple(after)]
     return _CORNER * found - 2 * _SIDE * array
 
 
-def _rest(xp: Any, guess: Any, hole: Any, axes: tuple[int, ...]) -> Any:
+def _rest(xp: Any, guess: Any, hole: Any, weights: Any, axes: tuple[int, ...]) -> Any:
     """Weight of the neighbours times a pixel minus their weighted sum, in holes."""
-    weights = _neighbours(xp, xp.ones_like(guess), axes)
     return hole * (weights * guess - _neighbours(xp, guess, axes))
 
 
@@ -176,17 +175,18 @@ def _inner(xp: Any, a: Any, b: Any, axes: tuple[int, ...]) -> Any:
 
 @dataclass(frozen=True)
 class _Begin:
-    """Kernel: where conjugate gradients start, the mean of what is known in every hole, and what is left there."""
+    """Kernel: weights of neighbours, where conjugate gradients start, the mean of what is known, and what is left."""
 
     axes: tuple[int, ...]
 
-    def __call__(self, net: Net, image: Any, hole: Any) -> tuple[list[Any], Any]:
+    def __call__(self, net: Net, image: Any, hole: Any) -> tuple[Any, list[Any], Any]:
         xp, seen = net.xp, 1.0 - hole
+        weights = _neighbours(xp, xp.ones_like(hole[:1, ...]), self.axes)
         mean = xp.sum(image * seen, axis=self.axes, keepdims=True) / xp.sum(seen, axis=self.axes, keepdims=True)
         start = image * seen + mean * hole
-        left = -_rest(xp, start, hole, self.axes)
+        left = -_rest(xp, start, hole, weights, self.axes)
         inner = _inner(xp, left, left, self.axes)
-        return [start, left, left, inner], inner
+        return weights, [start, left, left, inner], inner
 
 
 @dataclass(frozen=True)
@@ -195,11 +195,11 @@ class _Turn:
 
     axes: tuple[int, ...]
 
-    def __call__(self, net: Net, state: list[Any], hole: Any) -> tuple[list[Any], Any]:
+    def __call__(self, net: Net, state: list[Any], hole: Any, weights: Any) -> tuple[list[Any], Any]:
         xp = net.xp
         guess, left, along, inner = state
         for _ in range(_TURNS):
-            moved = _rest(xp, along, hole, self.axes)
+            moved = _rest(xp, along, hole, weights, self.axes)
             size = _inner(xp, along, moved, self.axes)
             going = size > 0
             step = xp.where(going, inner / xp.where(going, size, xp.ones_like(size)), xp.zeros_like(size))
