@@ -47,24 +47,35 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def core(session: nox.Session) -> None:
-    """Tests with no framework installed: the core alone must import and its tests pass."""
+    """Tests of the core, with no framework installed: it must import alone."""
     with tempfile.TemporaryDirectory() as folder:
         session.run("python", "-m", "venv", folder, external=True)
         python = str(Path(folder) / ("Scripts" if os.name == "nt" else "bin") / "python")
-        session.run(python, "-m", "pip", "install", "-q", "-c", "constraints.txt", ".[plot,test]", external=True)
+        session.run(
+            python,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "-c",
+            "constraints.txt",
+            ".[plot,images,test]",
+            "scikit-learn",
+            external=True,
+        )
         session.run(python, "-m", "pytest", *PARALLEL, "tests/core", *session.posargs, env=TESTING, external=True)
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """All tests, all frameworks; those of Keras once for each of its backends."""
+    """All other tests, all frameworks; those of Keras once for each of its backends."""
     install(session, FRAMEWORKS)
     # Quantus asks for a second build of OpenCV, which would overwrite the one that is there: without what it asks for.
     session.run("python", "-m", "pip", "install", "-q", "--no-deps", "-c", "constraints.txt", "quantus", "cachetools")
     if session.posargs:
         session.run("pytest", *session.posargs, env=TESTING)
         return
-    session.run("pytest", *PARALLEL, "--ignore=tests/keras_backends", env=TESTING)
+    session.run("pytest", *PARALLEL, "--ignore=tests/core", "--ignore=tests/keras_backends", env=TESTING)
     for backend in ("tensorflow", "jax", "torch"):
         session.run("pytest", *PARALLEL, "tests/keras_backends", env={**TESTING, "KERAS_BACKEND": backend})
 

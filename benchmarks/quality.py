@@ -150,15 +150,14 @@ def quantus(name: str, timed: models.Case, explanation: xai.Explanation) -> Call
     return run
 
 
-def measure(timed: models.Case, name: str, metric: Any, repeats: int, with_peer: bool) -> str:
+def measure(timed: models.Case, name: str, metric: Any, batch: int, repeats: int, with_peer: bool) -> str:
     explanation = explained(name, timed)
     model = None if "model" not in metric.needs else timed.model
     given = {"masks": masks()} if "masks" in metric.needs else {}
     rows = metric(model, explanation, **given).rows
     functions = {"ours": lambda: metric(model, explanation, **given)}
     if rows[0]:
-        batch = best_batch(timed, rows[0])
-        functions["loop"] = lambda: timed.loop(rows[0], rows[1], batch)
+        functions["loop"] = lambda: timed.loop(rows[0], rows[1], min(batch, rows[0]))
     peer = quantus(name, timed, explanation) if with_peer else None
     failed = ""
     if peer is not None:
@@ -190,9 +189,10 @@ def main() -> int:
     print(f"{'case':<20} {'metric':<32} {'rows':>6} {'back':>6} {'ms':>9} {'x loop':>8} {'peer x':>8}")
     for framework in chosen.framework or ["torch"]:
         timed = case(framework)
+        batch = best_batch(timed, 1024)
         for name, metric in metrics().items():
             if name in (chosen.metric or [name]):
-                print(measure(timed, name, metric, chosen.repeats, not chosen.no_peer), flush=True)
+                print(measure(timed, name, metric, batch, chosen.repeats, not chosen.no_peer), flush=True)
     return 0
 
 
