@@ -348,6 +348,11 @@ def test_consistency_by_hand():
     np.testing.assert_array_equal(judged(discretise="sign").details["matches"], np.zeros(5))
     everything = judged(discretise=lambda values: np.zeros(len(values)))
     np.testing.assert_allclose(everything, [0.5, 0.5, 0.25, 0.25, 0.5])
+    # Labels of any dtype are compared by value: words of one content are one label, and zero has no sign.
+    words = judged(discretise=lambda values: np.array(["".join(["a", "b"]) for _ in values], dtype=object))
+    np.testing.assert_array_equal(words, everything)
+    signless = judged(discretise=lambda values: np.where(np.arange(len(values)) % 2, 0.0, -0.0))
+    np.testing.assert_array_equal(signless, everything)
 
 
 def test_consistency_of_zero_maps_is_the_share_of_the_class():

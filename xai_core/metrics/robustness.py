@@ -529,11 +529,9 @@ class Consistency(Metric):
                 fix="explain a batch, of a model with scores of shape (batch, classes).",
             )
         classes = np.argmax(outputs, axis=1)
-        labels = self.labels(maps_of(explanation))
-        if labels.dtype.kind == "f":
-            labels = labels + 0.0  # the bytes of a negative zero are others
-        numbers: dict[bytes, int] = {}
-        group = np.array([numbers.setdefault(label.tobytes(), len(numbers)) for label in labels])
+        numbers: dict[tuple[Any, ...], int] = {}
+        labels = self.labels(maps_of(explanation)).tolist()
+        group = np.array([numbers.setdefault(tuple(label), len(numbers)) for label in labels])
         alike = group[:, None] == group[None, :]
         np.fill_diagonal(alike, False)
         matches = alike.sum(axis=1)
