@@ -156,7 +156,7 @@ def _torch_case(
         return values
 
     def loop(forward: int, backward: int, batch: int) -> None:
-        rows = x[:1].expand(batch, *x.shape[1:]).contiguous()
+        rows = x[torch.arange(batch) % len(x)]
         for start in range(0, backward, batch):
             part = rows[: min(batch, backward - start)].detach().requires_grad_(True)
             torch.autograd.grad(net(part)[:, 3].sum(), part)
@@ -211,7 +211,7 @@ def _jax_case(name: str, net: Any, shape: tuple[int, ...], steps: int, largest: 
     forward_step = jax.jit(lambda rows, held: nnx.merge(graph, held)(rows)[:, 3])
 
     def loop(forward: int, backward: int, batch: int) -> None:
-        rows = jnp.broadcast_to(x[:1], (batch, *x.shape[1:]))
+        rows = x[jnp.arange(batch) % len(x)]
         last: list[Any] = []
         for _ in range(0, backward, batch):
             last = [step(rows, state)]
@@ -316,7 +316,7 @@ def _tensorflow_case(name: str, net: Any, shape: tuple[int, ...], steps: int, la
         return net(rows)[:, 3]
 
     def loop(forward: int, backward: int, batch: int) -> None:
-        rows = tf.repeat(x[:1], batch, axis=0)
+        rows = tf.gather(x, tf.range(batch) % x.shape[0])
         for _ in range(0, backward, batch):
             step(rows)
         for _ in range(0, forward - backward, batch):

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -221,16 +222,21 @@ class Features:
         removed.
     count
         Number of features of the sample that has most.
-    names
-        Names, one per feature.
     sizes
         Elements of each feature, (1, count) or (batch, count).
+    called
+        Makes the names, which many uses never ask for.
     """
 
     labels: list[np.ndarray[Any, Any]]
     count: int
-    names: tuple[str, ...]
     sizes: np.ndarray[Any, Any]
+    called: Callable[[], tuple[str, ...]]
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Names, one per feature."""
+        return self.called()
 
 
 def resolve_features(problem: Problem, features: Any) -> Features:
@@ -318,12 +324,13 @@ def _no_labels(label: str, shape: tuple[int, ...], part: Any) -> OptionError:
 
 def _numbered(problem: Problem, labels: list[np.ndarray[Any, Any]], parts: Sequence[Any], shared: bool) -> Features:
     """Labels as numbers from zero without gaps, with names and sizes."""
-    present = np.unique(np.concatenate([np.unique(host[host >= 0]) for host in labels] or [np.zeros(0)]))
+    present = _distinct(labels)
     if not len(present):
         received = "only negative labels" if any(host.size for host in labels) else "inputs without elements"
         raise OptionError("There are no features.", received=received, fix="number features from 0.")
     count = len(present)
-    compact = [np.where(host >= 0, np.searchsorted(present, host), -1) for host in labels]
+    gaps = int(present[-1]) >= count
+    compact = [np.where(host >= 0, np.searchsorted(present, host), -1) if gaps else host for host in labels]
     rows = max(host.shape[0] for host in compact)
     sizes = np.zeros((rows, count), dtype=np.int64)
     for host, leaf in zip(compact, problem.varied, strict=True):
@@ -334,7 +341,18 @@ def _numbered(problem: Problem, labels: list[np.ndarray[Any, Any]], parts: Seque
         for row in range(rows):
             flat = host[min(row, host.shape[0] - 1)].reshape(-1)
             sizes[row] += times * np.bincount(flat[flat >= 0], minlength=count)
-    return Features(compact, count, _names(problem, parts, present, shared), sizes)
+    return Features(compact, count, sizes, lambda: _names(problem, parts, present, shared))
+
+
+def _distinct(labels: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    """The labels that occur, in order, without negative ones."""
+    most = max((int(host.max(initial=-1)) for host in labels), default=-1)
+    if most < sum(host.size for host in labels):
+        occurs = np.zeros(most + 1, dtype=bool)
+        for host in labels:
+            occurs[host[host >= 0]] = True
+        return np.flatnonzero(occurs)
+    return np.unique(np.concatenate([host[host >= 0] for host in labels]))
 
 
 def _names(problem: Problem, parts: Sequence[Any], present: np.ndarray[Any, Any], shared: bool) -> tuple[str, ...]:

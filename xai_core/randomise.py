@@ -11,21 +11,19 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from xai_core.backend import Adapted
 from xai_core.errors import CapabilityError, LayerError, OptionError, describe
 from xai_core.model import Bound, Model, bind, wrap
 from xai_core.streams import check_seed
 from xai_core.structure import flatten
 from xai_core.weights import KINDS, Values, Weight
 
-__all__ = ["randomised", "weighted_layers"]
+__all__ = ["Randomiser", "randomised", "weighted_layers"]
 
 _STREAM = 3_000_000
 """First of the spawn keys, apart from those of samples and of designs."""
@@ -48,8 +46,7 @@ def weighted_layers(model: Any, x: Any) -> tuple[str, ...]:
     CapabilityError
         If the weights of this kind of model cannot be told.
     """
-    with _weights(model, x) as (_, _, layers):
-        return tuple(layers)
+    return Randomiser(model, x, 0).layers
 
 
 def randomised(model: Any, x: Any, layers: Sequence[str], seed: int = 0) -> Model:
@@ -80,43 +77,62 @@ def randomised(model: Any, x: Any, layers: Sequence[str], seed: int = 0) -> Mode
     OptionError
         If `layers` is no sequence of paths, or `seed` no non-negative integer.
     """
-    seed = check_seed(seed)
     if isinstance(layers, str) or not all(isinstance(path, str) for path in layers):
         raise OptionError(
             "`layers` are paths of layers that hold weights.",
             received=describe(layers),
             fix="layers=weighted_layers(model, x)[-1:]",
         )
-    with _weights(model, x) as (wrapped, replaced, held):
-        paths = list(held)
+    return Randomiser(model, x, seed).model(layers)
+
+
+class Randomiser:
+    """Versions of one model with random weights in some layers, whose numbers are drawn once for all of them.
+
+    Attributes
+    ----------
+    layers
+        Paths of the layers that hold weights, in the order in which they run first.
+    """
+
+    def __init__(self, model: Any, x: Any, seed: int) -> None:
+        self._seed = check_seed(seed)
+        self._wrapped = model if isinstance(model, Model) else wrap(model)
+        leaves, structure = flatten(x)
+        bound, native = bind(self._wrapped, leaves, structure)
+        adapted = bound.adapted
+        if adapted.weights is None or adapted.replaced is None:
+            raise CapabilityError(
+                f"The weights of {self._wrapped.name!r} cannot be replaced: what its parameters are cannot be told.",
+                received=f"a model of backend {adapted.backend.name}",
+                fix="pass the framework's own model object instead of a function that calls it; for a JAX function say "
+                "xai.wrap(function, params=...), which calls function(params, x).",
+            )
+        self._bound, self._native, self._replaced = bound, native, adapted.replaced
+        with bound.running(native):
+            listed = adapted.weights(bound.given([leaf[:1, ...] for leaf in native]))
+            self._held = _by_layer(bound, listed, native)
+        self.layers = tuple(self._held)
+        self._drawn: dict[str, Values] = {}
+
+    def model(self, layers: Sequence[str]) -> Model:
+        """The model with random weights in these layers."""
         for path in layers:
-            if path not in held:
-                raise _unknown(path, paths, wrapped.name)
-        values = {
-            (weight.path, weight.name): _drawn(weight, seed, key)
-            for path in dict.fromkeys(layers)
-            for key, weight in _keyed(paths.index(path), held[path])
-        }
-        return replace(wrapped, adapted=replaced(values))
+            if path not in self._held:
+                raise _unknown(path, list(self.layers), self._wrapped.name)
+        with self._bound.running(self._native):
+            values: dict[tuple[str, str], Any] = {}
+            for path in layers:
+                values.update(self._values(path))
+            return replace(self._wrapped, adapted=self._replaced(values))
 
-
-@contextmanager
-def _weights(model: Any, x: Any) -> Iterator[tuple[Model, Callable[[Values], Adapted], dict[str, list[Weight]]]]:
-    """The model, how its weights are replaced, and what they are by layers in order."""
-    wrapped = model if isinstance(model, Model) else wrap(model)
-    leaves, structure = flatten(x)
-    bound, native = bind(wrapped, leaves, structure)
-    adapted = bound.adapted
-    listed, replaced = adapted.weights, adapted.replaced
-    if listed is None or replaced is None:
-        raise CapabilityError(
-            f"The weights of {wrapped.name!r} cannot be replaced: what its parameters are cannot be told.",
-            received=f"a model of backend {adapted.backend.name}",
-            fix="pass the framework's own model object instead of a function that calls it; for a JAX function say "
-            "xai.wrap(function, params=...), which calls function(params, x).",
-        )
-    with bound.running(native):
-        yield wrapped, replaced, _by_layer(bound, listed(bound.given([leaf[:1, ...] for leaf in native])), native)
+    def _values(self, path: str) -> Values:
+        if path not in self._drawn:
+            self._drawn[path] = {
+                (weight.path, weight.name): _drawn(weight, self._seed, key)
+                for key, weight in _keyed(self.layers.index(path), self._held[path])
+            }
+        return self._drawn[path]
 
 
 def _by_layer(bound: Bound, weights: Sequence[Weight], leaves: list[Any]) -> dict[str, list[Weight]]:

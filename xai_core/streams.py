@@ -27,6 +27,8 @@ GROUP = 64
 """Most draws from one generator."""
 _UNIFORM_GROUP = 1024
 _NUMBERS_PER_GROUP = 2**16
+_MANY, _MANY_AT_ONCE = 2**10, 2**17
+"""Numbers of one draw and of one call from which on several threads draw."""
 _FLOATS_PER_STEP = 8
 """Single-precision numbers that one step of a Philox generator gives: four words of 64 bits, two numbers each."""
 
@@ -80,21 +82,32 @@ class Streams:
         if size == 1:
             return self._large(out, rows, draws, part)
         runs = _runs(draws, size)
-        for i, row in enumerate(rows):
-            for first, last, j in runs:
-                if first > last:  # a repeated draw, which only fills a block up
-                    out[i, j] = out[i, j - 1]
-                    continue
-                group, place = divmod(first, size)
-                key = (self.keys[row], group, part, shape)
-                position, generator = self._open.pop(key, (0, None))
-                if generator is None or position > place:
-                    position, generator = 0, self.generator(row, group, part)
-                for _ in range(place - position):
-                    generator.standard_normal(shape, dtype=np.float32)
-                generator.standard_normal(dtype=np.float32, out=out[i, j : j + last - first + 1])
-                if (last + 1) % size:
-                    self._open[key] = (last % size + 1, generator)
+
+        def fill(places: Sequence[int]) -> None:
+            for i in places:
+                for first, last, j in runs:
+                    if first > last:  # a repeated draw, which only fills a block up
+                        out[i, j] = out[i, j - 1]
+                        continue
+                    group, place = divmod(first, size)
+                    key = (self.keys[rows[i]], group, part, shape)
+                    position, generator = self._open.pop(key, (0, None))
+                    if generator is None or position > place:
+                        position, generator = 0, self.generator(rows[i], group, part)
+                    for _ in range(place - position):
+                        generator.standard_normal(shape, dtype=np.float32)
+                    generator.standard_normal(dtype=np.float32, out=out[i, j : j + last - first + 1])
+                    if (last + 1) % size:
+                        self._open[key] = (last % size + 1, generator)
+
+        # NumPy draws without holding the lock; threads cost as much as some ten thousand numbers.
+        cores = os.cpu_count() or 1 if numbers >= _MANY and out.size >= _MANY_AT_ONCE else 1
+        shares = [range(core, len(rows), cores) for core in range(cores)]
+        if cores == 1:
+            fill(shares[0])
+        else:
+            with ThreadPoolExecutor(cores) as pool:
+                list(pool.map(fill, shares))
         return out
 
     def _large(self, out: _Host, rows: Sequence[int], draws: Sequence[int], part: int) -> _Host:

@@ -89,9 +89,10 @@ def _refuse_shared(module: torch.nn.Module, copied: torch.nn.Module) -> None:
     own = {id(part) for part in [*module.modules(), *module.parameters()]}
     for path, part in copied.named_modules():
         for value in [*vars(part).values(), *part._forward_hooks.values(), *part._forward_pre_hooks.values()]:
+            if not isinstance(value, types.FunctionType):
+                continue
             found: list[Any] = []
-            if isinstance(value, types.FunctionType):
-                captured(value, _noting(found))
+            captured(value, _noting(found))
             if any(id(each) in own for each in flatten(found)[0]):
                 raise CapabilityError(
                     f"A function that {path or 'the module'!r} holds refers to a part of the module, which a copy of it "

@@ -201,18 +201,18 @@ def test_similarities_by_hand():
         ("cosine", (a @ b.T).item() / np.sqrt(30 * 95)),
     ):
         alike = metrics.MPRT(similarity=name).alike
-        np.testing.assert_allclose(alike(found, a, b), wanted)
+        np.testing.assert_allclose(alike(found, a)(b), wanted)
         # One map without differences has nothing in common with another; two of them agree in all they say.
-        np.testing.assert_allclose(alike(found, a, np.zeros((1, 4))), 0.0)
-        np.testing.assert_allclose(alike(found, np.zeros((1, 4)), np.zeros((1, 4))), 1.0)
+        np.testing.assert_allclose(alike(found, a)(np.zeros((1, 4))), 0.0)
+        np.testing.assert_allclose(alike(found, np.zeros((1, 4)))(np.zeros((1, 4))), 1.0)
     for name in ("spearman", "pearson"):
         np.testing.assert_allclose(
-            metrics.MPRT(similarity=name).alike(found, np.ones((1, 4)), np.full((1, 4), 3.0)), 1.0
+            metrics.MPRT(similarity=name).alike(found, np.ones((1, 4)))(np.full((1, 4), 3.0)), 1.0
         )
-    np.testing.assert_allclose(metrics.MPRT(absolute=True).alike(found, a, -a), 1.0)
-    np.testing.assert_allclose(metrics.MPRT().alike(found, a, -a), -1.0)
+    np.testing.assert_allclose(metrics.MPRT(absolute=True).alike(found, a)(-a), 1.0)
+    np.testing.assert_allclose(metrics.MPRT().alike(found, a)(-a), -1.0)
     own = metrics.MPRT(similarity=lambda one, two: -np.abs(one - two).sum(axis=1))
-    np.testing.assert_allclose(own.alike(found, a, b), -13.0)
+    np.testing.assert_allclose(own.alike(found, a)(b), -13.0)
 
 
 def test_ssim_is_that_of_scikit_image():
@@ -220,7 +220,7 @@ def test_ssim_is_that_of_scikit_image():
 
     found, other = xai.Gradient()(NET, X, target=0), xai.Gradient()(NET, X, target=1)
     a, b = to_host(found.values).astype(float), to_host(other.values).astype(float)
-    got = metrics.RandomLogit(similarity="ssim").alike(found, a.reshape(3, -1), b.reshape(3, -1))
+    got = metrics.RandomLogit(similarity="ssim").alike(found, a.reshape(3, -1))(b.reshape(3, -1))
     for i in range(3):
         span = max(a[i].max(), b[i].max()) - min(a[i].min(), b[i].min())
         wanted = structural_similarity(a[i], b[i], channel_axis=0, data_range=span, win_size=7)

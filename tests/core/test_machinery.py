@@ -63,6 +63,14 @@ def test_uniform_draws_do_not_depend_on_which_are_asked_for(seed, count, draws):
         assert np.array_equal(part, whole[[2, 0]][:, asked])
 
 
+def test_normal_draws_of_many_numbers_on_all_cores_are_those_of_each_row_alone():
+    streams = Streams.of(0, range(33))
+    many = [streams.normal(range(33), draws, (2000,)) for draws in ([0, 1, 2], [3, 4, 4])]
+    for row in range(33):
+        alone = Streams.of(0, range(33)).normal([row], range(5), (2000,))[0]
+        np.testing.assert_array_equal(np.concatenate([part[row] for part in many]), alone[[0, 1, 2, 3, 4, 4]])
+
+
 def test_streams_inside_a_method_have_keys_of_sample_and_draw():
     inside = Streams.of(0, [7, 9]).children([1, 0], [3, 4, 5])
     assert list(inside.keys) == [(9, 3), (9, 4), (9, 5), (7, 3), (7, 4), (7, 5)]

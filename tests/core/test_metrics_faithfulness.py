@@ -341,6 +341,10 @@ def test_ranks_of_equal_values_are_the_mean_of_theirs():
     wanted = [scipy.stats.spearmanr(x, y).statistic for x, y in zip(a, b, strict=True)]
     np.testing.assert_allclose(statistics.spearman(a, b), wanted, atol=1e-12)
     np.testing.assert_array_equal(statistics.average_ranks(np.array([3.0, 1.0, 3.0, 3.0])), [3, 1, 3, 3])
+    # Few and many ties, ties across the ends of rows, and as many numbers as are ranked on several cores.
+    for top, shape in ((3, (4, 5)), (2**40, (40, 1000)), (900, (3, 17, 1000)), (1, (40, 1000)), (5, (2**16,))):
+        values = rng.integers(0, top, size=shape).astype(float)
+        np.testing.assert_array_equal(statistics.average_ranks(values), scipy.stats.rankdata(values, axis=-1))
     values = np.round(MAP)
     assert all(len(set(np.abs(row))) < 6 for row in values)
     metric = metrics.MonotonicityCorrelation(samples=3)
@@ -364,6 +368,12 @@ def test_the_size_of_values_follows_how_uncertain_the_score_is_without():
     assert metric(linear, explained(x, 1 / (WEIGHTS * far), 0))[0] == pytest.approx(-1.0)
 
 
+def moved(ground, noise, samples, part):
+    """What draws of noise add to the first input, (batch, draws, ...)."""
+    spread = ground.on_host(ground.spreads(noise)[0])[:, None]
+    return np.concatenate([spread * drawn[0] for drawn, _ in ground.noisy(noise, samples, part)], axis=1)
+
+
 @pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("slopes", [False, True])
 @pytest.mark.parametrize("name", CASES)
@@ -377,7 +387,7 @@ def test_infidelity_equals_its_paper(name, slopes, scaled):
     with opened(model, explanation, removal, 5) as ground:
         half = correlations.generator(5, count, correlations._DESIGN).random((9, count)) < 0.5
         columns = ground.chance_columns(PIXELS)
-        moves = np.concatenate([part[0] for part, _ in ground.noisy(0.3, 9, correlations.NOISE_PART)], axis=1)
+        moves = moved(ground, 0.3, 9, correlations.NOISE_PART)
     for i in range(len(x)):
         subsets = [np.flatnonzero(row[columns[i]]).tolist() for row in half]
         wanted = literal.infidelity_of_removal(score, x[i], places, values[i], slopes, filling, subsets, scaled)
@@ -598,7 +608,7 @@ def test_prediction_gaps_equal_their_papers(name):
     important = metrics.PGI(samples=5, share=0.3, noise=0.2)(model, said, seed=1)
     rest = metrics.PGU(samples=5, share=0.3, noise=0.2)(model, said, seed=1)
     with opened(model, said, metrics.PGI(), 1) as ground:
-        moves = np.concatenate([part[0] for part, _ in ground.noisy(0.2, 5, metrics.masked.NOISE_PART)], axis=1)
+        moves = moved(ground, 0.2, 5, metrics.masked.NOISE_PART)
     for i in range(len(x)):
         sums = np.abs(literal.feature_values(values[i], places, count))
         top = np.isin(places, np.argsort(-sums)[: round(0.3 * count)])

@@ -590,3 +590,13 @@ def test_what_cannot_be_mixed_or_is_missing():
         xai.SobolAttribution()(lambda x: x.sum(1)[:, None] * 1.0, ids)
     with pytest.raises(xai.BaselineError, match="background"):
         xai.PredictionDifference()(probabilities, X)
+
+
+@pytest.mark.parametrize("labels", [[0, 2, 2, 5, 5, -1], [7, 10**12, 10**12, 3 * 10**12, 3 * 10**12, -4]])
+def test_labels_may_leave_numbers_out(labels):
+    labels = np.array(labels)
+    found = xai.KernelSHAP(features=labels)(net, X[:, :6], target=0).features
+    assert found.names == tuple(f"feature {number}" for number in sorted(set(labels[labels >= 0].tolist())))
+    wanted = xai.KernelSHAP(features=np.array([0, 1, 1, 2, 2, -1]))(net, X[:, :6], target=0).features
+    np.testing.assert_array_equal(found.values, wanted.values)
+    np.testing.assert_array_equal(found.labels[0], wanted.labels[0])

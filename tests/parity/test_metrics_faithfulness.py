@@ -106,8 +106,9 @@ def test_infidelity_equals_that_of_captum(noise, scaled):
             place = np.take_along_axis(gone[None].repeat(3, 0), ground.chance_columns(PIXELS)[:, None].repeat(12, 1), 2)
             taken = torch.from_numpy(place.reshape(3, 12, 1, 8, 8)) * x[:, None]
         else:
-            moves = [part[0] for part, _ in ground.noisy(noise, 12, correlations.NOISE_PART)]
-            taken = -torch.from_numpy(np.concatenate(moves, axis=1))
+            drawn = [part[0] for part, _ in ground.noisy(noise, 12, correlations.NOISE_PART)]
+            spread = ground.on_host(ground.spreads(noise)[0])[:, None]
+            taken = -torch.from_numpy(spread * np.concatenate(drawn, axis=1))
     flat = taken.reshape(36, 1, 8, 8)
     theirs = infidelity(
         model,

@@ -337,10 +337,17 @@ class Infidelity(Scored):
         values = values_on_host(explanation, [tuple(leaf.shape) for leaf in problem.varied])
         if not slopes:
             values = ground.per_unit(values, self.baseline)
-        said = []
+        noise = self.noise or 0.0
         # From the inputs: so much is taken away.
-        for moves, scores in ground.noisy(self.noise or 0.0, self.samples, NOISE_PART):
-            wide = [np.broadcast_to(v[:, None], m.shape) for v, m in zip(values, moves, strict=True)]
-            dots = [np.sum(-m * v, axis=tuple(range(2, m.ndim))) for m, v in zip(moves, wide, strict=True)]
+        slopes_by_spread = [
+            np.zeros(1) if spread is None else -value * ground.on_host(spread)
+            for value, spread in zip(values, ground.spreads(noise), strict=True)
+        ]
+        said = []
+        for drawn, scores in ground.noisy(noise, self.samples, NOISE_PART):
+            dots = [
+                np.sum(normal * value[:, None], axis=tuple(range(2, normal.ndim)))
+                for normal, value in zip(drawn, slopes_by_spread, strict=True)
+            ]
             said.append((sum(dots), ground.score()[:, None] - scores))
         return np.concatenate([a for a, _ in said], axis=1), np.concatenate([b for _, b in said], axis=1)

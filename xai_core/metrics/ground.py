@@ -181,14 +181,7 @@ class Ground:
                 parts = [part * self._away(off, place) for place, part in enumerate(parts)]
             total = np.zeros((self.batch, features.count))
             for labels, part in zip(features.labels, parts, strict=True):
-                # A map with one channel counts once, unless channels are features of their own.
-                shape = tuple(max(a, b) for a, b in zip(part.shape[1:], labels.shape[1:], strict=True))
-                wide = np.broadcast_to(part, (self.batch, *shape)).reshape(self.batch, -1)
-                own = np.broadcast_to(labels, (labels.shape[0], *shape)).reshape(labels.shape[0], -1)
-                for row in range(self.batch):
-                    place = own[min(row, len(own) - 1)]
-                    kept = place >= 0
-                    total[row] += np.bincount(place[kept], weights=wide[row][kept], minlength=features.count)
+                total += _sums_by_label(labels, part, features.count)
             return Relevance(key, features, total)
 
         return self.known(key, make)
@@ -350,8 +343,8 @@ class Ground:
     ) -> Iterator[tuple[list[_Host], _Host]]:
         """Blocks of draws of Gaussian noise, and the scores (batch, draws) of the inputs with it.
 
-        Yields what is added to each input, (batch, draws, ...). `noise` is a standard deviation as a fraction of each
-        sample's range; `where` says for each input what it is multiplied by, broadcasting to the input.
+        Yields the noise of each input, (batch, draws, ...), in units of its standard deviation, which is `noise` times
+        each sample's range (see `spreads`); `where` says for each input what it is multiplied by, broadcasting to it.
 
         Raises
         ------
@@ -360,31 +353,41 @@ class Ground:
         """
         problem = self.problem
         xp = problem.xp
-        floating = [is_floating(leaf) for leaf in problem.varied]
-        if not any(floating):
+        spreads = self.spreads(noise)
+        for block in spans(samples, max(1, problem.rows // self.batch), constant=problem.constant_shapes):
+            leaves, drawn = [], []
+            for position, leaf in enumerate(problem.leaves):
+                spread = spreads[position] if position < len(spreads) else None
+                if spread is None:
+                    leaves.append(xp.repeat(leaf, block.width, axis=0))
+                    drawn.append(np.zeros((self.batch, block.size, *(1 for _ in tuple(leaf.shape)[1:])), np.float32))
+                    continue
+                normal = problem.normal(range(self.batch), block.indices, position, part=use + position)
+                if where is not None:
+                    normal *= where[position][:, None]
+                leaves.append(problem.run(ADD_NOISE, leaf, problem.to_device(normal, like=leaf), spread))
+                drawn.append(normal[:, : block.size])
+            yield drawn[: len(spreads)], self.scores_of(leaves, block.width)[:, : block.size]
+
+    def spreads(self, noise: float) -> list[Any]:
+        """`noise` times the range of each sample, on the device, broadcasting to each input; `None` for integers.
+
+        Raises
+        ------
+        IntegerInputError
+            If no input can take noise.
+        """
+        problem, xp = self.problem, self.problem.xp
+        if not any(is_floating(leaf) for leaf in problem.varied):
             raise IntegerInputError(
                 "Noise cannot be added to integers.",
                 received=", ".join(describe(leaf) for leaf in problem.varied),
                 fix="use a metric that removes features, such as Deletion.",
             )
-        spreads = [
-            noise * sample_range(xp, xp.astype(leaf, problem.accumulator_dtype(leaf))) if moves else None
-            for leaf, moves in zip(problem.varied, floating, strict=True)
+        return [
+            noise * sample_range(xp, xp.astype(leaf, problem.accumulator_dtype(leaf))) if is_floating(leaf) else None
+            for leaf in problem.varied
         ]
-        hosts = [np.zeros(1) if spread is None else self.on_host(spread) for spread in spreads]
-        for block in spans(samples, max(1, problem.rows // self.batch), constant=problem.constant_shapes):
-            leaves, moved = [], []
-            for position, leaf in enumerate(problem.leaves):
-                if position >= len(floating) or not floating[position]:
-                    leaves.append(xp.repeat(leaf, block.width, axis=0))
-                    moved.append(np.zeros((self.batch, block.size, *tuple(leaf.shape)[1:])))
-                    continue
-                normal = problem.normal(range(self.batch), block.indices, position, part=use + position)
-                if where is not None:
-                    normal = normal * where[position][:, None].astype(np.float32)
-                leaves.append(problem.run(ADD_NOISE, leaf, problem.to_device(normal, like=leaf), spreads[position]))
-                moved.append(normal[:, : block.size] * hosts[position][:, None])
-            yield moved[: len(floating)], self.scores_of(leaves, block.width)[:, : block.size]
 
     def explained(self, explainer: Explainer, leaves: list[Any], draws: Sequence[int]) -> list[_Host]:
         """Values of changed inputs, of which each sample has one for each draw in a row: (batch, draws, ...) per input.
@@ -441,6 +444,21 @@ def _placed(part: _Host, shape: tuple[int, ...]) -> _Host | None:
         part = part.reshape(*shape, -1).sum(axis=-1)
     fits = part.ndim == len(shape) and part.shape[0] == shape[0]
     return part if fits and all(a in (1, b) for a, b in zip(part.shape, shape, strict=True)) else None
+
+
+def _sums_by_label(labels: _Host, part: _Host, count: int) -> _Host:
+    """Sums (batch, count) of the values of each sample at the elements that have a label."""
+    batch = len(part)
+    # Elements that no label tells apart come together first; a map with one channel counts once.
+    alike = tuple(axis for axis in range(1, part.ndim) if labels.shape[axis] == 1)
+    part = part.sum(axis=alike, keepdims=True)
+    # Where channels are features of their own, each gets the value of such a map.
+    wide = np.broadcast_to(part, (batch, *labels.shape[1:])).reshape(batch, -1)
+    # One more for what has no label.
+    shifted = np.where(labels >= 0, labels, count).reshape(len(labels), -1)
+    places = shifted + (count + 1) * np.arange(batch)[:, None]
+    total = np.bincount(places.reshape(-1), weights=wide.reshape(-1), minlength=batch * (count + 1))
+    return total.reshape(batch, count + 1)[:, :count]
 
 
 class _Predicted:

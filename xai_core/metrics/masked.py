@@ -62,7 +62,7 @@ class _Weighted(Scored, abstract=True):
 
 def on_elements(values: _Host, labels: _Host, rest: float) -> _Host:
     """Values of features (batch, features) at their elements, (batch, ...); `rest` where elements are in none."""
-    padded = np.concatenate([values, np.full((len(values), 1), rest)], axis=1)
+    padded = np.concatenate([values, np.full((len(values), 1), rest, dtype=values.dtype)], axis=1)
     place = np.where(labels < 0, values.shape[1], labels)
     wide = np.broadcast_to(place, (len(values), *labels.shape[1:])).reshape(len(values), -1)
     return np.take_along_axis(padded, wide, axis=1).reshape(len(values), *labels.shape[1:])
@@ -182,7 +182,7 @@ class _Gap(Scored, abstract=True):
         order = ground.order(explanation, self.features, by="size")
         top = np.maximum(1, np.round(self.share * order.length))
         moved = (order.ranks < top[:, None]) == self._important
-        where = [on_elements(moved.astype(np.float64), labels, 0.0) for labels in order.features.labels]
+        where = [on_elements(moved.astype(np.float32), labels, 0.0) for labels in order.features.labels]
         parts = [scores for _, scores in ground.noisy(self.noise, self.samples, NOISE_PART, where)]
         gaps = np.abs(np.concatenate(parts, axis=1) - ground.score()[:, None])
         error = gaps.std(axis=1, ddof=1) / np.sqrt(self.samples) if self.samples > 1 else np.full(len(gaps), np.nan)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -16,10 +16,9 @@ from xai_core.errors import BackendError, OptionError, describe
 from xai_core.explanation import Explanation
 from xai_core.metrics.base import Measured, Metric
 from xai_core.metrics.ground import Ground
-from xai_core.metrics.robustness import explained_again, explainer_of, maps_of, same_numbers
+from xai_core.metrics.robustness import explained_again, explainer_of, maps_of, randomiser, same_numbers
 from xai_core.metrics.statistics import average_ranks, pearson
 from xai_core.model import bind
-from xai_core.randomise import randomised, weighted_layers
 from xai_core.structure import flatten
 
 __all__ = ["MPRT", "EfficientMPRT", "RandomLogit", "SmoothMPRT"]
@@ -58,10 +57,13 @@ class _Similar(Metric, abstract=True):
                 "SSIM is that of scikit-image.", fix="pip install scikit-image, or similarity='spearman'"
             )
 
-    def alike(self, explanation: Explanation, a: _Host, b: _Host) -> _Host:
-        """Similarity (batch,) of maps (batch, elements): 1 where they are the same numbers."""
-        if self.absolute:
-            a, b = np.abs(a), np.abs(b)
+    def alike(self, explanation: Explanation, base: _Host) -> Callable[[_Host], _Host]:
+        """Similarity (batch,) of maps (batch, elements) to some, as a function: 1 where they are the same numbers."""
+        a = np.abs(base) if self.absolute else base
+        ranks = average_ranks(a) if self.similarity == "spearman" else a
+        return lambda maps: self._alike(explanation, a, ranks, np.abs(maps) if self.absolute else maps)
+
+    def _alike(self, explanation: Explanation, a: _Host, ranks: _Host, b: _Host) -> _Host:
         if callable(self.similarity):
             found = np.asarray(self.similarity(a, b), dtype=np.float64)
             if found.shape != (len(a),):
@@ -76,7 +78,7 @@ class _Similar(Metric, abstract=True):
             sizes = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
             found = np.clip(np.sum(a * b, axis=1) / np.where(sizes > 0, sizes, 1.0), -1.0, 1.0)
         else:
-            sides = (average_ranks(a), average_ranks(b)) if self.similarity == "spearman" else (a, b)
+            sides = ranks, average_ranks(b) if self.similarity == "spearman" else b
             # Two maps without any differences put their elements in the same order; of one alone nothing is known.
             found = np.where(_flat(a) & _flat(b), 1.0, pearson(*sides))
         return np.asarray(np.where(np.all(a == b, axis=1), 1.0, found))
@@ -161,7 +163,7 @@ class RandomLogit(_Similar):
             [problem.streams.generator(row, 0, CLASS_PART).permutation(outputs - 1)[:count] for row in range(len(own))]
         )
         classes = places + (places >= own[:, None])
-        base, total = maps_of(explanation), np.zeros(ground.batch)
+        alike, total = self.alike(explanation, maps_of(explanation)), np.zeros(ground.batch)
         for block in spans(count, max(1, problem.rows // ground.batch), constant=problem.constant_shapes):
             rows = [row for row in range(ground.batch) for _ in range(block.width)]
             leaves = [problem.xp.repeat(leaf, block.width, axis=0) for leaf in problem.leaves]
@@ -171,21 +173,20 @@ class RandomLogit(_Similar):
             maps = explained_again(ground, explanation, other, explainer.attribute_at_layer)
             maps = maps.reshape(ground.batch, block.width, -1)
             for draw in range(block.size):
-                total += self.alike(explanation, base, maps[:, draw])
+                total += alike(maps[:, draw])
         return Measured(total / count, details={"classes": classes})
 
 
 def _layers(ground: Ground, explanation: Explanation) -> tuple[str, ...]:
     """Layers that hold weights, in the order in which they run."""
-    model = ground.problem.bound.model
-    found = ground.known("weighted layers", lambda: weighted_layers(model, explanation.inputs))
+    found = randomiser(ground, explanation).layers
     if not found:
         raise OptionError(
             "The model has no weights that could be randomised.",
             received=f"a model of backend {ground.problem.bound.backend.name}",
             fix="pass the framework's own model object instead of a function that calls it.",
         )
-    return tuple(found)
+    return found
 
 
 def _of_randomised(ground: Ground, explanation: Explanation, explainer: Explainer, layers: Sequence[str]) -> _Host:
@@ -196,9 +197,8 @@ def _of_randomised(ground: Ground, explanation: Explanation, explainer: Explaine
     key = ground.key(explainer), explanation.seed, frozenset(layers)
     if key in kept:
         return kept[key]
-    problem = ground.problem
     leaves, structure = flatten(explanation.inputs)
-    model = randomised(problem.bound.model, explanation.inputs, layers, ground.seed)
+    model = randomiser(ground, explanation).model(layers)
     # Of a model with a unit in place of its scores, that unit.
     bound, native = bind(model, leaves, structure)
     with bound.running(native):
@@ -263,10 +263,11 @@ class MPRT(_Similar):
         ordered = layers[::-1] if self.order == "top_down" else layers
         own = explainer == explainer_of(explanation)
         base = maps_of(explanation) if own else _of_randomised(ground, explanation, explainer, ())
+        alike = self.alike(explanation, base)
         curve = np.empty((ground.batch, len(layers)))
         for place, layer in enumerate(ordered):
             random = (layer,) if self.order == "independent" else ordered[: place + 1]
-            curve[:, place] = self.alike(explanation, base, _of_randomised(ground, explanation, explainer, random))
+            curve[:, place] = alike(_of_randomised(ground, explanation, explainer, random))
         at = np.arange(1, len(layers) + 1, dtype=np.float64)
         at = at if self.order == "independent" else at / len(layers)
         return Measured(np.mean(curve, axis=1), curve, at, details={"layers": ordered})
@@ -350,11 +351,11 @@ class EfficientMPRT(Metric):
 
 def _entropies(maps: _Host, bins: int) -> _Host:
     """Entropy in nats of the histogram of each map (batch, elements)."""
-    found = np.zeros(len(maps))
+    low = np.min(maps, axis=1, keepdims=True)
+    width = np.max(maps, axis=1, keepdims=True) - low
     flat = _flat(maps)
-    for row, values in enumerate(maps):
-        if not flat[row]:
-            share = np.histogram(values, bins=bins)[0] / len(values)
-            share = share[share > 0]
-            found[row] = -np.sum(share * np.log(share))
-    return found
+    # The largest value belongs to the last bin.
+    bin_of = np.minimum((maps - low) * (bins / np.where(flat[:, None], 1.0, width)), bins - 1).astype(np.int64)
+    place = bin_of + bins * np.arange(len(maps))[:, None]
+    share = np.bincount(place.reshape(-1), minlength=bins * len(maps)).reshape(-1, bins) / maps.shape[1]
+    return np.where(flat, 0.0, -np.sum(share * np.log(np.where(share > 0, share, 1.0)), axis=1))

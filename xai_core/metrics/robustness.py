@@ -27,7 +27,7 @@ from xai_core.metrics.ground import Ground
 from xai_core.metrics.statistics import spearman
 from xai_core.model import LayerNet, Net
 from xai_core.problem import Problem, gather, is_floating
-from xai_core.randomise import weighted_layers
+from xai_core.randomise import Randomiser
 from xai_core.streams import Streams, check_seed
 from xai_core.structure import flatten
 
@@ -97,6 +97,12 @@ def explained_again(
             fix="judge the explanation as its explainer gave it.",
         )
     return maps
+
+
+def randomiser(ground: Ground, explanation: Explanation) -> Randomiser:
+    """What makes the model's weights random; its draws are kept for other metrics."""
+    model = ground.problem.bound.model
+    return ground.known("randomiser", lambda: Randomiser(model, explanation.inputs, ground.seed))
 
 
 def explainer_of(explanation: Explanation) -> Explainer:
@@ -514,9 +520,7 @@ class Consistency(Metric):
         signs = np.sign(maps)
         if self.discretise == "sign":
             return signs
-        order = np.argsort(-np.abs(maps), axis=1, kind="stable")[:, : self.top]
-        chosen = np.zeros_like(maps)
-        np.put_along_axis(chosen, order, 1.0, axis=1)
+        chosen = _largest(np.abs(maps), self.top)
         # An element of zero speaks for nothing, wherever it is.
         return chosen * (signs if self.discretise == "top_sign" else np.abs(signs))
 
@@ -529,15 +533,26 @@ class Consistency(Metric):
                 fix="explain a batch, of a model with scores of shape (batch, classes).",
             )
         classes = np.argmax(outputs, axis=1)
-        numbers: dict[tuple[Any, ...], int] = {}
-        labels = self.labels(maps_of(explanation)).tolist()
-        group = np.array([numbers.setdefault(tuple(label), len(numbers)) for label in labels])
+        numbers: dict[Hashable, int] = {}
+        # With zero added, so that zeros of both signs are the same.
+        labels = self.labels(maps_of(explanation))
+        keys = [(row + 0).tobytes() if labels.dtype.kind in "biuf" else tuple(row.tolist()) for row in labels]
+        group = np.array([numbers.setdefault(key, len(numbers)) for key in keys])
         alike = group[:, None] == group[None, :]
         np.fill_diagonal(alike, False)
         matches = alike.sum(axis=1)
         agree = (alike & (classes[:, None] == classes[None, :])).sum(axis=1)
         values = np.where(matches > 0, agree / np.maximum(matches, 1), 1.0)
         return Measured(values, details={"matches": matches})
+
+
+def _largest(sizes: _Host, count: int) -> _Host:
+    """1 at the largest elements of each row, of equal ones at the first, else 0."""
+    count = min(count, sizes.shape[1])
+    least = np.partition(sizes, -count, axis=1)[:, -count, None]
+    above, equal = sizes > least, sizes == least
+    room = count - above.sum(axis=1, keepdims=True)
+    return (above | (equal & (np.cumsum(equal, axis=1) <= room))).astype(sizes.dtype)
 
 
 def _has_classes(outputs: _Host) -> bool:
@@ -738,7 +753,7 @@ class RelativeRepresentationStability(_Stability):
         except CapabilityError:
             table = ()
         try:
-            paths = ground.known("weighted layers", lambda: weighted_layers(bound.model, explanation.inputs))
+            paths = randomiser(ground, explanation).layers
         except CapabilityError:
             paths = ()
         calls = [row for row in table if paths and row.path == paths[-1]]
