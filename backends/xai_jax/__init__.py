@@ -31,7 +31,9 @@ class JaxBackend(Backend):
 
     name = "jax"
     compiles = True
-    elements_per_call = 2**16  # compiled calls cost little beside, and XLA's convolutions like small batches on a CPU
+    elements_per_gradient = (
+        2**16
+    )  # compiled calls cost little beside, and XLA's convolutions like small batches on a CPU
 
     @property
     def xp(self) -> Any:

@@ -76,6 +76,19 @@ def test_options_are_checked_when_they_are_given(make, word):
         make()
 
 
+def test_finite_inputs_whose_sum_overflows_are_explained_and_others_refused():
+    def model(x):
+        return np.tanh(x * np.float32(1e-38))[:, :3]
+
+    huge = np.full((2, 4), 3e38, dtype=np.float32)
+    assert np.all(np.isfinite(xai.Occlusion()(model, huge, target=0).values))
+    for places, values in (((0, 1), np.nan), ((1, 3), -np.inf), (([0, 1], [2, 2]), [np.inf, -np.inf])):
+        broken = huge * np.float32(1e-30)
+        broken[places] = values
+        with pytest.raises(xai.NonFiniteError, match="inputs"):
+            xai.Occlusion()(model, broken, target=0)
+
+
 def test_a_numpy_callable_has_no_gradient():
     with pytest.raises(xai.CapabilityError, match="Occlusion"):
         xai.IntegratedGradients()(lambda x: x, np.ones((2, 3)))

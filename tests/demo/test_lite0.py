@@ -147,11 +147,16 @@ def test_report(tmp_path, monkeypatch, capsys):
     from xai_core.demo import run as module
 
     monkeypatch.setattr(module, "FRAMEWORKS", {"torch": "PyTorch", "absent": "Absent"})
+    # A method of each kind: all of them are tested elsewhere, and shown by the demo itself.
+    some = (xai.Gradient, xai.ExpectedGradients, xai.VarGrad, xai.GradCAM, xai.SmoothGradCAMPlusPlus)
+    each = module.explainers
+    monkeypatch.setattr(module, "explainers", lambda draws: (pair for pair in each(draws) if type(pair[0]) in some))
     report = run([], tmp_path / "out" / "report.html", draws=2)
     printed = capsys.readouterr().out
     assert "chelsea: tiger cat" in printed
     assert "Absent is missing" in printed
     text = (tmp_path / "out" / "report.html").read_text()
+    assert len(report.results) == len(some)
     assert text.count("data:image/png;base64,") == 2 * (1 + len(report.results))
     assert "http" not in text.replace("http-equiv", "")
     assert "Absent" in text

@@ -133,6 +133,9 @@ class Explainer(ABC):
 
     def attribute_at_layer(self, problem: Problem) -> Attribution:
         """`attribute`, for the part of the model behind `layer` if one is given."""
+        if problem.differentiated != self.uses_gradients():
+            # Metrics open a problem that they only call, and explain anew in it.
+            problem = replace(problem, differentiated=self.uses_gradients())
         if self.layer is None:
             return self.attribute(problem)
         behind = problem.at_layer(self.layer)
