@@ -68,15 +68,16 @@ def median_ratio(a: list[float], b: list[float]) -> float:
     return statistics.median(x / y for x, y in zip(a, b, strict=True))
 
 
-def best_batch(case: models.Case, rows: int) -> int:
-    """Batch size at which the plain loop does most rows per second."""
+def best_batch(case: models.Case, rows: int, backward: bool = True) -> int:
+    """Batch size at which the plain loop does most rows per second, forward and backward or forward alone."""
     speeds = {}
     for batch in BATCHES:
         if batch > max(rows, 8) or batch > case.largest_batch:
             break
         count = max(batch, min(rows, 4 * batch))
-        case.loop(count, count, batch)
-        speeds[batch] = min(seconds(lambda c=count, b=batch: case.loop(c, c, b)) for _ in range(2)) / count
+        back = count if backward else 0
+        case.loop(count, back, batch)
+        speeds[batch] = min(seconds(lambda c=count, k=back, b=batch: case.loop(c, k, b)) for _ in range(2)) / count
     return min(speeds, key=lambda batch: speeds[batch])
 
 

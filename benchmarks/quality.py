@@ -150,14 +150,16 @@ def quantus(name: str, timed: models.Case, explanation: xai.Explanation) -> Call
     return run
 
 
-def measure(timed: models.Case, name: str, metric: Any, batch: int, repeats: int, with_peer: bool) -> str:
+def measure(timed: models.Case, name: str, metric: Any, batches: list[int], repeats: int, with_peer: bool) -> str:
+    """A line of the table; `batches` are the best ones of a loop forward, and forward and backward."""
     explanation = explained(name, timed)
     model = None if "model" not in metric.needs else timed.model
     given = {"masks": masks()} if "masks" in metric.needs else {}
     rows = metric(model, explanation, **given).rows
     functions = {"ours": lambda: metric(model, explanation, **given)}
     if rows[0]:
-        functions["loop"] = lambda: timed.loop(rows[0], rows[1], min(batch, rows[0]))
+        batch = min(batches[rows[1] > 0], rows[0])
+        functions["loop"] = lambda: timed.loop(rows[0], rows[1], batch)
     peer = quantus(name, timed, explanation) if with_peer else None
     failed = ""
     if peer is not None:
@@ -189,10 +191,10 @@ def main() -> int:
     print(f"{'case':<20} {'metric':<32} {'rows':>6} {'back':>6} {'ms':>9} {'x loop':>8} {'peer x':>8}")
     for framework in chosen.framework or ["torch"]:
         timed = case(framework)
-        batch = best_batch(timed, 1024)
+        batches = [best_batch(timed, 1024, backward) for backward in (False, True)]
         for name, metric in metrics().items():
             if name in (chosen.metric or [name]):
-                print(measure(timed, name, metric, batch, chosen.repeats, not chosen.no_peer), flush=True)
+                print(measure(timed, name, metric, batches, chosen.repeats, not chosen.no_peer), flush=True)
     return 0
 
 

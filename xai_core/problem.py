@@ -49,6 +49,9 @@ MOST_ROWS = 4096
 MOST_TOKENS = 1024
 """Rows per call of integer inputs: each may become a vector of hundreds of numbers."""
 
+_FEW = 2**12
+"""Numbers that are looked at on the host wherever they are."""
+
 _HALVES = ("float16", "bfloat16")
 
 
@@ -211,7 +214,7 @@ class Problem:
         elements = sum(math.prod(tuple(leaf.shape)[1:]) for leaf in self.leaves)
         backend, most = self.bound.backend, MOST_ROWS
         limit = backend.elements_per_gradient if self.differentiated else backend.elements_per_call
-        if "cpu" not in str(getattr(self.leaves[0], "device", "cpu")).lower():
+        if not _on_cpu(self.leaves[0]):
             limit = ACCELERATOR_ELEMENTS
         elif not all(is_floating(leaf) for leaf in self.leaves):
             most = MOST_TOKENS
@@ -329,31 +332,28 @@ class _Finite:
         return xp.all(xp.stack(flags))
 
 
-@dataclass(frozen=True)
-class _FiniteSums:
-    """Kernel: whether the sum of every array is finite; only a sum of finite numbers can be, but it may overflow."""
-
-    def __call__(self, net: Net, arrays: list[Any]) -> Any:
-        xp = net.xp
-        wide = [xp.astype(array, xp.float32) if dtype_name(array.dtype) in _HALVES else array for array in arrays]
-        return xp.all(xp.stack([xp.isfinite(xp.sum(array)) for array in wide]))
-
-
-_FINITE, _FINITE_SUMS = _Finite(), _FiniteSums()
+_FINITE = _Finite()
 
 
 def require_finite(bound: Bound, arrays: list[Any], what: str, fix: str) -> None:
-    """Raise NonFiniteError if any array holds NaN or infinity; one number visits the host."""
-
-    def holds(kernel: Callable[..., Any]) -> bool:
-        with np.errstate(over="ignore", invalid="ignore"):
-            return bool(np.all(bound.to_numpy(bound.run(kernel, arrays))))
-
-    # The sums take one pass instead of four.
-    if arrays and not holds(_FINITE_SUMS) and not holds(_FINITE):
+    """Raise NonFiniteError if any array holds NaN or infinity; of large arrays elsewhere one number visits the host."""
+    large = [array for array in arrays if not _on_cpu(array) and math.prod(tuple(array.shape)) > _FEW]
+    rest = arrays if not large else [array for array in arrays if all(array is not other for other in large)]
+    finite = all(_finite(np.asarray(bound.to_numpy(array))) for array in rest)
+    if not finite or (large and not bool(np.all(bound.to_numpy(bound.run(_FINITE, large))))):
         raise NonFiniteError(
             f"{what} not finite: NaN or infinity among {', '.join(describe(array) for array in arrays)}.", fix=fix
         )
+
+
+def _finite(host: np.ndarray[Any, Any]) -> bool:
+    """Whether all elements are finite. If their sum is, they are, and that takes one pass; but it may overflow."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(np.sum(host))) or bool(np.all(np.isfinite(host)))
+
+
+def _on_cpu(array: Any) -> bool:
+    return "cpu" in str(getattr(array, "device", "cpu")).lower()
 
 
 @contextmanager
