@@ -73,7 +73,7 @@ class Backend(ABC):
     elements_per_call: ClassVar[int] = 3 * 2**16
     """Input elements per model call on a CPU where no batch_size is given. Measured on convolution nets: calls must be large
     enough to hide what each costs beside, and small enough for activations to stay in the caches."""
-    elements_per_gradient: ClassVar[int] = 3 * 2**16
+    elements_per_gradient: ClassVar[int] = elements_per_call
     """The same of calls that differentiate, which hold all activations at once."""
 
     @property

@@ -337,10 +337,10 @@ _FINITE = _Finite()
 
 def require_finite(bound: Bound, arrays: list[Any], what: str, fix: str) -> None:
     """Raise NonFiniteError if any array holds NaN or infinity; of large arrays elsewhere one number visits the host."""
-    large = [array for array in arrays if not _on_cpu(array) and math.prod(tuple(array.shape)) > _FEW]
-    rest = arrays if not large else [array for array in arrays if all(array is not other for other in large)]
-    finite = all(_finite(np.asarray(bound.to_numpy(array))) for array in rest)
-    if not finite or (large and not bool(np.all(bound.to_numpy(bound.run(_FINITE, large))))):
+    near = [_on_cpu(array) or math.prod(tuple(array.shape)) <= _FEW for array in arrays]
+    finite = all(_finite(np.asarray(bound.to_numpy(a))) for a, here in zip(arrays, near, strict=True) if here)
+    far = [array for array, here in zip(arrays, near, strict=True) if not here]
+    if not finite or (far and not bool(np.all(bound.to_numpy(bound.run(_FINITE, far))))):
         raise NonFiniteError(
             f"{what} not finite: NaN or infinity among {', '.join(describe(array) for array in arrays)}.", fix=fix
         )

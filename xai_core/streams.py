@@ -11,14 +11,13 @@ models, so that a float32 and a float64 model see the same noise.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from xai_core.cores import CORES, on_all_cores
 from xai_core.errors import OptionError, describe
 
 __all__ = ["Streams", "check_seed"]
@@ -101,13 +100,8 @@ class Streams:
                         self._open[key] = (last % size + 1, generator)
 
         # NumPy draws without holding the lock; threads cost as much as some ten thousand numbers.
-        cores = os.cpu_count() or 1 if numbers >= _MANY and out.size >= _MANY_AT_ONCE else 1
-        shares = [range(core, len(rows), cores) for core in range(cores)]
-        if cores == 1:
-            fill(shares[0])
-        else:
-            with ThreadPoolExecutor(cores) as pool:
-                list(pool.map(fill, shares))
+        shares = CORES if numbers >= _MANY and out.size >= _MANY_AT_ONCE else 1
+        on_all_cores(fill, [range(share, len(rows), shares) for share in range(shares)])
         return out
 
     def _large(self, out: _Host, rows: Sequence[int], draws: Sequence[int], part: int) -> _Host:
@@ -119,8 +113,7 @@ class Streams:
 
         repeated = [j for j in range(1, len(draws)) if draws[j] == draws[j - 1]]
         places = [(i, j) for i in range(len(rows)) for j in range(len(draws)) if j not in repeated]
-        with ThreadPoolExecutor(min(len(places), os.cpu_count() or 1)) as pool:
-            list(pool.map(fill, places))
+        on_all_cores(fill, places)
         for j in repeated:
             out[:, j] = out[:, j - 1]
         return out

@@ -31,9 +31,8 @@ class JaxBackend(Backend):
 
     name = "jax"
     compiles = True
-    elements_per_gradient = (
-        2**16
-    )  # compiled calls cost little beside, and XLA's convolutions like small batches on a CPU
+    # Compiled calls cost little beside, and the gradients of XLA's convolutions like small batches on a CPU.
+    elements_per_gradient = 2**16
 
     @property
     def xp(self) -> Any:

@@ -66,18 +66,8 @@ class _NoiseTunnel(Explainer):
 
     def attribute(self, problem: Problem) -> Attribution:
         xp, batch = problem.xp, problem.batch
-        spread = [
-            self.noise * sample_range(xp, xp.astype(leaf, problem.accumulator_dtype(leaf)))
-            if is_floating(leaf)
-            else None
-            for leaf in problem.varied
-        ]
-        if all(part is None for part in spread):
-            raise IntegerInputError(
-                "Noise cannot be added to integers.",
-                received=", ".join(describe(leaf) for leaf in problem.varied),
-                fix=f'add it at the embedding: {type(self).__name__}(..., layer="embedding").',
-            )
+        fix = f'add it at the embedding: {type(self).__name__}(..., layer="embedding").'
+        spread = noise_spreads(problem, self.noise, fix)
         count, mean, deviations, found = 0, None, None, None
         for block in spans(self.samples, max(1, problem.rows // batch), constant=problem.constant_shapes):
             rows = [row for row in range(batch) for _ in range(block.width)]
@@ -104,6 +94,27 @@ class _NoiseTunnel(Explainer):
             raise OptionError("`samples` must be positive.", received=describe(self.samples))
         values = self._moment(count, list(mean), list(deviations))
         return Attribution(values, layer=found.layer, coverage=found.coverage)
+
+
+def noise_spreads(problem: Problem, noise: float, fix: str) -> list[Any]:
+    """`noise` times the range of each sample, on the device, broadcasting to each input; `None` for integers.
+
+    Raises
+    ------
+    IntegerInputError
+        If no input can take noise; it says how to mend that, `fix`.
+    """
+    xp = problem.xp
+    if not any(is_floating(leaf) for leaf in problem.varied):
+        raise IntegerInputError(
+            "Noise cannot be added to integers.",
+            received=", ".join(describe(leaf) for leaf in problem.varied),
+            fix=fix,
+        )
+    return [
+        noise * sample_range(xp, xp.astype(leaf, problem.accumulator_dtype(leaf))) if is_floating(leaf) else None
+        for leaf in problem.varied
+    ]
 
 
 class _AddNoise:

@@ -18,15 +18,14 @@ import numpy as np
 from xai_core.attribution.ablation import lost_one_by_one
 from xai_core.attribution.base import Explainer
 from xai_core.attribution.game import Game, Removal, resolve_removal
-from xai_core.attribution.noise import ADD_NOISE
+from xai_core.attribution.noise import ADD_NOISE, noise_spreads
 from xai_core.backend import backend_of_array
-from xai_core.baselines import sample_range
 from xai_core.blocks import spans
-from xai_core.errors import CapabilityError, IntegerInputError, OptionError, describe
+from xai_core.errors import CapabilityError, OptionError
 from xai_core.explanation import Explanation
 from xai_core.features import Features, Patches, resolve_features
 from xai_core.model import Net
-from xai_core.problem import Problem, gather, is_floating, open_problem
+from xai_core.problem import Problem, gather, open_problem
 from xai_core.progress import Progress
 from xai_core.streams import check_seed
 from xai_core.structure import flatten
@@ -377,17 +376,8 @@ class Ground:
         IntegerInputError
             If no input can take noise.
         """
-        problem, xp = self.problem, self.problem.xp
-        if not any(is_floating(leaf) for leaf in problem.varied):
-            raise IntegerInputError(
-                "Noise cannot be added to integers.",
-                received=", ".join(describe(leaf) for leaf in problem.varied),
-                fix="use a metric that removes features, such as Deletion.",
-            )
-        return [
-            noise * sample_range(xp, xp.astype(leaf, problem.accumulator_dtype(leaf))) if is_floating(leaf) else None
-            for leaf in problem.varied
-        ]
+        fix = "use a metric that removes features, such as Deletion."
+        return self.known(("spreads", noise), lambda: noise_spreads(self.problem, noise, fix))
 
     def explained(self, explainer: Explainer, leaves: list[Any], draws: Sequence[int]) -> list[_Host]:
         """Values of changed inputs, of which each sample has one for each draw in a row: (batch, draws, ...) per input.

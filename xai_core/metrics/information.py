@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 
 from xai_core.baselines import Blur, spatial_axes
+from xai_core.cores import on_all_cores
 from xai_core.errors import BackendError, OptionError, describe
 from xai_core.explanation import Explanation
 from xai_core.metrics.base import Measured, Scored
@@ -99,8 +98,7 @@ class _InformationCurve(Scored, abstract=True):
                 found.append(file.tell())
             return found
 
-        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:  # Pillow compresses without holding the lock
-            return np.array(list(pool.map(sizes, range(ground.batch))), dtype=np.float64)
+        return np.array(on_all_cores(sizes, range(ground.batch)), dtype=np.float64)
 
 
 def _from_zero_to_one(ends: _Host) -> _Host:

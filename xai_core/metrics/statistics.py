@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+
+from xai_core.cores import CORES, on_all_cores
 
 __all__ = ["area", "average_ranks", "pearson", "spearman"]
 
@@ -34,13 +34,8 @@ def pearson(a: _Host, b: _Host) -> _Host:
 def average_ranks(values: _Host) -> _Host:
     """Ranks along the last axis; equal values share the mean of theirs."""
     flat = values.reshape(math.prod(values.shape[:-1]), values.shape[-1])
-    if flat.size < _MANY or len(flat) < 2:
-        return _ranked(flat).reshape(values.shape)
-    # NumPy sorts without holding the lock.
-    cores = os.cpu_count() or 1
-    with ThreadPoolExecutor(cores) as pool:
-        parts = pool.map(_ranked, np.array_split(flat, min(cores, len(flat))))
-        return np.concatenate(list(parts)).reshape(values.shape)
+    shares = min(CORES, len(flat)) if flat.size >= _MANY else 1
+    return np.concatenate(on_all_cores(_ranked, np.array_split(flat, shares))).reshape(values.shape)
 
 
 def _ranked(flat: _Host) -> _Host:
