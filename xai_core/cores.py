@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -15,8 +17,40 @@ _Result = TypeVar("_Result")
 
 
 def on_all_cores(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
-    """What a function gives for each item, in order, computed by a thread for each core; a single item without one."""
-    if len(items) < 2:
+    """What a function gives for each item, in order, computed by the caller and a thread for each other core.
+
+    Threads are kept, since starting one takes as long as a small piece of work.
+    """
+    helpers = min(len(items), CORES) - 1
+    if helpers < 1:
         return [function(item) for item in items]
-    with ThreadPoolExecutor(min(len(items), CORES)) as pool:
-        return list(pool.map(function, items))
+    left = deque(enumerate(items))
+    found: dict[int, _Result] = {}
+
+    def work() -> None:
+        while True:
+            try:
+                place, item = left.popleft()
+            except IndexError:
+                return
+            found[place] = function(item)
+
+    others = [_pool().submit(work) for _ in range(helpers)]
+    try:
+        work()
+    finally:
+        # Those that have not begun have nothing to do any more; threads that wait for threads must not wait for these.
+        begun = [other for other in others if not other.cancel()]
+    for other in begun:
+        other.result()
+    return [found[place] for place in range(len(items))]
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max(1, CORES - 1), "xai")
+
+
+if hasattr(os, "register_at_fork"):
+    # A forked process has none of the threads.
+    os.register_at_fork(after_in_child=_pool.cache_clear)

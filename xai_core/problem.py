@@ -38,6 +38,8 @@ __all__ = [
     "inspect_values",
     "is_floating",
     "open_problem",
+    "resolve",
+    "resolve_beside",
     "settle",
 ]
 
@@ -418,7 +420,8 @@ def open_problem(
         work = Work(progress(batch))
         streams = Streams.of(seed, names)
         problem = Problem(bound, leaves, Pick(scale=scale), None, None, streams, work, differentiated=differentiates)
-        yield _chosen(problem, target) if defer else _resolve(problem, target)
+        chosen = _chosen(problem, target)
+        yield chosen if defer else resolve(chosen)
 
 
 def is_floating(leaf: Any) -> bool:
@@ -458,9 +461,30 @@ def _sample_index(index: Any, batch: int) -> list[int]:
     return [int(name) for name in names]
 
 
-def _resolve(problem: Problem, target: Any) -> Problem:
-    """Fill in pick, index and score."""
-    problem = _chosen(problem, target)
+def resolve(problem: Problem) -> Problem:
+    """Fill in index and score of a problem whose target is chosen."""
+    score, index, empty = _resolved(problem)
+    return settle(problem, score, index, empty)
+
+
+def resolve_beside(problem: Problem, leaves: list[Any]) -> tuple[Problem, Any]:
+    """As `resolve`, and the scores (batch,) of changed inputs, found out in the same calls of the model where possible."""
+    if problem.index is None:
+        # The predicted class is that of the inputs, and a callable may count on as many rows as there are samples.
+        found = resolve(problem)
+        return found, found.scores(leaves)
+    xp, batch = problem.xp, problem.batch
+    both = replace(
+        problem,
+        leaves=[xp.concat([own, other], axis=0) for own, other in zip(problem.leaves, leaves, strict=True)],
+        index=xp.concat([problem.index, problem.index], axis=0),
+    )
+    score, index, empty = _resolved(both)
+    return settle(problem, score[:batch], index[:batch, ...], empty), score[batch:]
+
+
+def _resolved(problem: Problem) -> tuple[Any, Any, Any]:
+    """Score (batch,), index (batch, axes) or `None`, and the empty array of `Resolve`."""
     scores, indices, empty = [], [], None
     for block in spans(problem.batch, problem.rows, constant=problem.constant_shapes):
         rows = problem.indices(block.indices)
@@ -473,7 +497,7 @@ def _resolve(problem: Problem, target: Any) -> Problem:
     xp = problem.xp
     score = scores[0] if len(scores) == 1 else xp.concat(scores, axis=0)
     index = None if not indices else indices[0] if len(indices) == 1 else xp.concat(indices, axis=0)
-    return settle(problem, score, index, empty)
+    return score, index, empty
 
 
 def _chosen(problem: Problem, target: Any) -> Problem:

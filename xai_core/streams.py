@@ -1,19 +1,19 @@
 """Random numbers that belong to a sample and a draw, not to a batch.
 
-Every number is a pure function of `(seed, sample, draw, input)`: Philox generators keyed by `numpy.random.SeedSequence`
-(Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"). Draws of small inputs come in groups from one
-generator, because making a generator costs more than their noise; a draw in the middle of a group is reached by drawing
-the ones before it if they are normal, and without if they are uniform. Batch size, chunking, framework, device and
-worker do not enter, and no global random state is read or written. Numbers are drawn on the host in float32 for all
-models, so that a float32 and a float64 model see the same noise.
+Every number is a pure function of `(seed, sample, draw, input)`: Philox generators (Salmon et al. 2011, "Parallel random
+numbers: as easy as 1, 2, 3"), keyed by what they are for, whose counters say the sample and how far it has come, so that
+any draw is reached without those before it. Batch size, chunking, framework, device and worker do not enter, and no global
+random state is read or written. Numbers are drawn on the host in float32 for all models, so that a float32 and a float64
+model see the same noise. Normal numbers come in pairs from uniform ones (Box and Muller 1958), for which NumPy has vector
+instructions; other processors may round the last bit otherwise.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,14 +22,14 @@ from xai_core.errors import OptionError, describe
 
 __all__ = ["Streams", "check_seed"]
 
-GROUP = 64
-"""Most draws from one generator."""
-_UNIFORM_GROUP = 1024
-_NUMBERS_PER_GROUP = 2**16
-_MANY, _MANY_AT_ONCE = 2**10, 2**17
-"""Numbers of one draw and of one call from which on several threads draw."""
+_STRIPE = 2**15
+"""Numbers that are drawn at once: they stay in the cache until they are done."""
+_MANY_AT_ONCE, _MANY_IN_A_ROW = 2**17, 2**12
+"""Numbers of all rows, and of one, from which on several threads draw them; else they wait for each other."""
 _FLOATS_PER_STEP = 8
 """Single-precision numbers that one step of a Philox generator gives: four words of 64 bits, two numbers each."""
+_UNIFORM, _NORMAL = 1, 2
+"""Uses of a counter that have no number in common."""
 
 _Host = np.ndarray[Any, Any]
 
@@ -61,8 +61,8 @@ class Streams:
 
     seed: int
     keys: Sequence[tuple[int, ...]]
-    _open: dict[Any, tuple[int, Any]] = field(default_factory=dict, compare=False, repr=False)
-    """Generators in the middle of a group, so that blocks of draws in order draw nothing twice."""
+    _known: dict[tuple[int, ...], _Host] = field(default_factory=dict, compare=False, repr=False)
+    """Keys of Philox generators by the path to a row, without its last step, and the part."""
 
     @classmethod
     def of(cls, seed: int, index: Sequence[int]) -> Streams:
@@ -73,76 +73,72 @@ class Streams:
         key = (*self.keys[row], draw, part)
         return np.random.Generator(np.random.Philox(np.random.SeedSequence(self.seed, spawn_key=key)))
 
+    def _key(self, row: int, part: int) -> _Host:
+        path = (*self.keys[row][:-1], part)
+        key = self._known.get(path)
+        if key is None:
+            key = np.random.SeedSequence(self.seed, spawn_key=path).generate_state(2, np.uint64)
+            self._known[path] = key
+        return key
+
     def normal(self, rows: Sequence[int], draws: Sequence[int], shape: tuple[int, ...], part: int = 0) -> _Host:
-        """Standard normal numbers: (rows, draws, *shape), in single precision, which takes half the time to draw."""
-        out = np.empty((len(rows), len(draws), *shape), dtype=np.float32)
-        numbers = max(1, math.prod(shape))
-        size = max(1, min(GROUP, _NUMBERS_PER_GROUP // numbers))
-        if size == 1:
-            return self._large(out, rows, draws, part)
-        runs = _runs(draws, size)
+        """Standard normal numbers: (rows, draws, *shape), in single precision."""
+        return self._numbers(rows, draws, shape, part, _NORMAL)
 
-        def fill(places: Sequence[int]) -> None:
-            for i in places:
-                for first, last, j in runs:
-                    if first > last:  # a repeated draw, which only fills a block up
-                        out[i, j] = out[i, j - 1]
-                        continue
-                    group, place = divmod(first, size)
-                    key = (self.keys[rows[i]], group, part, shape)
-                    position, generator = self._open.pop(key, (0, None))
-                    if generator is None or position > place:
-                        position, generator = 0, self.generator(rows[i], group, part)
-                    for _ in range(place - position):
-                        generator.standard_normal(shape, dtype=np.float32)
-                    generator.standard_normal(dtype=np.float32, out=out[i, j : j + last - first + 1])
-                    if (last + 1) % size:
-                        self._open[key] = (last % size + 1, generator)
-
-        # NumPy draws without holding the lock; threads cost as much as some ten thousand numbers.
-        shares = CORES if numbers >= _MANY and out.size >= _MANY_AT_ONCE else 1
-        on_all_cores(fill, [range(share, len(rows), shares) for share in range(shares)])
-        return out
-
-    def _large(self, out: _Host, rows: Sequence[int], draws: Sequence[int], part: int) -> _Host:
-        """Every draw from a generator of its own, side by side on all cores: NumPy draws without holding the lock."""
-
-        def fill(place: tuple[int, int]) -> None:
-            i, j = place
-            self.generator(rows[i], draws[j], part).standard_normal(dtype=np.float32, out=out[i, j])
-
-        repeated = [j for j in range(1, len(draws)) if draws[j] == draws[j - 1]]
-        places = [(i, j) for i in range(len(rows)) for j in range(len(draws)) if j not in repeated]
-        on_all_cores(fill, places)
-        for j in repeated:
-            out[:, j] = out[:, j - 1]
-        return out
-
-    def uniform(self, rows: Sequence[int], draws: Sequence[int], count: int, use: int = 0) -> _Host:
+    def uniform(self, rows: Sequence[int], draws: Sequence[int], count: int, part: int = 0) -> _Host:
         """Uniform numbers from 0 to 1, (rows, draws, count), in single precision."""
-        size = max(1, min(_UNIFORM_GROUP, _NUMBERS_PER_GROUP // max(1, count)))
-        out = np.empty((len(rows), len(draws), count), dtype=np.float32)
-        runs = _runs(draws, size)
-        for i, row in enumerate(rows):
-            for first, last, j in runs:
-                if first > last:
-                    out[i, j] = out[i, j - 1]
-                    continue
-                group, place = divmod(first, size)
-                generator = self.generator(row, group, use)
-                skipped, rest = divmod(place * count, _FLOATS_PER_STEP)
-                generator.bit_generator.advance(skipped)  # type: ignore[attr-defined]
-                generator.random(rest, dtype=np.float32)
-                generator.random(dtype=np.float32, out=out[i, j : j + last - first + 1])
-        return out
+        return self._numbers(rows, draws, (count,), part, _UNIFORM)
+
+    def _numbers(self, rows: Sequence[int], draws: Sequence[int], shape: tuple[int, ...], part: int, use: int) -> _Host:
+        wanted, place = np.unique(np.asarray(draws, dtype=np.int64), return_inverse=True)
+        if len(wanted) < len(draws):  # repeated draws only fill a block up
+            return self._numbers(rows, wanted.tolist(), shape, part, use)[:, place]
+        count = math.prod(shape)
+        out = np.empty((len(rows) * len(draws), count), dtype=np.float32)
+        stripes = list(_stripes(rows, draws, count))
+
+        def draw(some: Sequence[list[_Piece]]) -> None:
+            generator = np.random.Generator(np.random.Philox(key=0))
+            for pieces in some:
+                part_of = out[pieces[0].place : pieces[-1].place + pieces[-1].draws]
+                width = count if use == _UNIFORM else 2 * -(-count // 2)
+                uniform = part_of if use == _UNIFORM else np.empty((len(part_of), width), dtype=np.float32)
+                done = 0
+                for piece in pieces:
+                    self._uniform(generator, piece, uniform[done : done + piece.draws], part, use)
+                    done += piece.draws
+                if use == _NORMAL:
+                    _box_muller(uniform, part_of)
+
+        # NumPy draws and computes without holding the lock.
+        many = out.size >= _MANY_AT_ONCE and count * len(draws) >= _MANY_IN_A_ROW
+        shares = CORES if many else 1
+        on_all_cores(draw, [stripes[share::shares] for share in range(min(shares, len(stripes)))])
+        return out.reshape(len(rows), len(draws), *shape)
+
+    def _uniform(self, generator: np.random.Generator, piece: _Piece, out: _Host, part: int, use: int) -> None:
+        """Fill (draws, numbers) from where the stream of this row and part has its first draw."""
+        steps, rest = divmod(piece.first * out.shape[1], _FLOATS_PER_STEP)
+        counter = np.array([steps, self.keys[piece.row][-1], 0, use], dtype=np.uint64)
+        generator.bit_generator.state = {
+            "bit_generator": "Philox",
+            "state": {"counter": counter, "key": self._key(piece.row, part)},
+            "buffer": _EMPTY,
+            "buffer_pos": len(_EMPTY),
+            "has_uint32": 0,
+            "uinteger": 0,
+        }
+        if rest:
+            generator.random(rest, dtype=np.float32)
+        generator.random(dtype=np.float32, out=out)
 
     def children(self, rows: Sequence[int], draws: Sequence[int]) -> Streams:
         """Streams of the row-major pairs (row, draw), for a method inside a method."""
-        return Streams(self.seed, _Pairs(self.keys, tuple(rows), tuple(draws)))
+        return Streams(self.seed, _Pairs(self.keys, tuple(rows), tuple(draws)), self._known)
 
     def take(self, rows: Sequence[int]) -> Streams:
         """The streams of some rows."""
-        return Streams(self.seed, tuple(self.keys[row] for row in rows))
+        return Streams(self.seed, tuple(self.keys[row] for row in rows), self._known)
 
 
 @dataclass(frozen=True)
@@ -157,21 +153,51 @@ class _Pairs(Sequence[tuple[int, ...]]):
         return len(self.rows) * len(self.draws)
 
     def __getitem__(self, place: Any) -> Any:
-        if isinstance(place, slice):
-            return [self[i] for i in range(len(self))[place]]
         row, draw = divmod(range(len(self))[place], len(self.draws))
         return (*self.keys[self.rows[row]], self.draws[draw])
 
 
-def _runs(draws: Sequence[int], size: int) -> list[tuple[int, int, int]]:
-    """Consecutive draws inside one group as (first, last, position); a repeated draw as an empty run."""
-    wanted = np.asarray(draws, dtype=np.int64)
-    step = np.diff(wanted, prepend=wanted[:1] - 2)
-    starts = np.flatnonzero((step != 1) | (wanted % size == 0))
-    ends = np.append(starts[1:], len(wanted))
-    runs = []
-    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-        first = int(wanted[start])
-        length = 0 if step[start] == 0 and end == start + 1 else end - start
-        runs.append((first, first + length - 1, start))
-    return runs
+_EMPTY = np.zeros(4, dtype=np.uint64)
+"""The buffer of a Philox generator, of which nothing is left."""
+
+
+class _Piece(NamedTuple):
+    """Consecutive draws of one row: the first of them, how many, and where they go, counted in draws of all rows."""
+
+    row: int
+    first: int
+    draws: int
+    place: int
+
+
+def _stripes(rows: Sequence[int], draws: Sequence[int], count: int) -> Iterator[list[_Piece]]:
+    """All draws of all rows in their order, some pieces at a time."""
+    most = max(1, _STRIPE // max(1, count))
+    ends = [*(np.flatnonzero(np.diff(draws) != 1) + 1).tolist(), len(draws)]
+    runs = list(zip([0, *ends], ends, strict=False))
+    pieces: list[_Piece] = []
+    held = 0
+    for number, row in enumerate(rows):
+        for begin, end in runs:
+            for start in range(begin, end, most):
+                size = min(most, end - start)
+                pieces.append(_Piece(row, draws[start], size, number * len(draws) + start))
+                held += size
+                if held >= most:
+                    yield pieces
+                    pieces, held = [], 0
+    if pieces:
+        yield pieces
+
+
+def _box_muller(uniform: _Host, out: _Host) -> None:
+    """Normal numbers (draws, count) from uniform ones, (draws, count) or one more where count is odd."""
+    half = uniform.shape[1] // 2
+    # New arrays without gaps: what is computed of a number must not depend on where it lies.
+    radius, angle = 1.0 - uniform[:, :half], uniform[:, half:] * np.float32(2.0 * math.pi)
+    np.log(radius, out=radius)
+    np.multiply(radius, np.float32(-2.0), out=radius)
+    np.sqrt(radius, out=radius)
+    np.multiply(radius, np.cos(angle), out=out[:, :half])
+    rest = out.shape[1] - half
+    np.multiply(radius[:, :rest], np.sin(angle)[:, :rest], out=out[:, half:])

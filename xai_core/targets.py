@@ -105,13 +105,17 @@ class Resolve:
     pick: Pick
 
     def __call__(self, net: Net, leaves: list[Any], rows: Any, chosen: Any) -> tuple[Any, Any, Any]:
+        return self.with_outputs(net, leaves, rows, chosen)[:3]
+
+    def with_outputs(self, net: Net, leaves: list[Any], rows: Any, chosen: Any) -> tuple[Any, Any, Any, Any]:
+        """The same and the outputs."""
         xp = net.xp
         outputs = net(leaves if rows is None else [xp.take(leaf, rows, axis=0) for leaf in leaves])
         empty = outputs[:0, ...]
         if self.pick.function is not None or self.pick.every:
-            return self.pick(xp, outputs, None), None, empty
+            return self.pick(xp, outputs, None), None, empty, outputs
         index = fit_index(xp, outputs, chosen if rows is None or chosen is None else xp.take(chosen, rows, axis=0))
-        return self.pick(xp, outputs, index), index, empty
+        return self.pick(xp, outputs, index), index, empty, outputs
 
 
 def _columns(xp: Any, outputs: Any) -> Any:

@@ -101,26 +101,29 @@ def natives(weights: Sequence[Weight], values: Values) -> list[_Host | None]:
     return found
 
 
-_SHIFTS = re.compile(r"b|beta|offset|shift|.*bias|bias_.*")
-_SCALES = re.compile(r"g|gamma|scale|.*layer_?scale")
-_TAKEN = re.compile(r"(running_|moving_)?(mean|var|variance)|average|hidden|(?:average|hidden)_.*")
+_SHIFTS = re.compile(r"beta|offset|shift|.*bias|bias_.*")
+_SCALES = re.compile(r"gamma|scale|.*layer_?scale")
+_TAKEN = re.compile(r"(running_|moving_)?(mean|var|variance)")
+_LETTERS = {"b": "bias", "g": "scale"}
 
 
-def kind_of(name: str, rank: int, holder: str = "") -> str:
+def kind_of(name: str, shape: Sequence[int], holder: str = "") -> str:
     """What an array is for, by what it is called in the layer classes of all frameworks.
 
     Parameters
     ----------
     name
         What the layer calls it.
-    rank
-        How many axes it has: a vector named `weight` scales, as in PyTorch's norms.
+    shape
+        Its shape: a vector named `weight` scales, as in PyTorch's norms; a matrix named `b` is the one after `a`.
     holder
         Class name of the layer, where it is known.
     """
     name = name.lower()
+    if name in _LETTERS and sum(side > 1 for side in shape) <= 1:
+        return _LETTERS[name]
     if _SHIFTS.fullmatch(name):
         return "bias"
-    if _SCALES.fullmatch(name) or (name == "weight" and (rank <= 1 or "norm" in holder.lower())):
+    if _SCALES.fullmatch(name) or (name == "weight" and (len(shape) <= 1 or "norm" in holder.lower())):
         return "scale"
     return "statistic" if _TAKEN.fullmatch(name) else "kernel"

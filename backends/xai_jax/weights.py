@@ -68,7 +68,7 @@ def _held(
         if at is None:
             continue
         shape = tuple(leaf.shape)
-        kind = kind_of(at.name, len(shape), type(at.holder).__name__) if at.learned else "statistic"
+        kind = kind_of(at.name, shape, type(at.holder).__name__) if at.learned else "statistic"
         axes = _axes(at.holder, at.name, len(shape))
         found.append((number, Weight(at.path, at.name, kind, shape, _reader(leaf), axes, uses.get(number))))
     return found
@@ -125,8 +125,9 @@ def equinox_place(keys: tuple[Any, ...], model: Any) -> Place | None:
 
 
 def function_place(keys: tuple[Any, ...]) -> Place:
-    """Leaves that are held together are a layer; one that stands alone is one."""
-    return Place(dotted(keys[:-1] or keys), str(keys[-1]) if keys else "")
+    """Leaves that are held together are a layer; one that stands alone is one. Haiku's moving averages are not learned."""
+    averaged = any(str(key).endswith("_ema") for key in keys)
+    return Place(dotted(keys[:-1] or keys), str(keys[-1]) if keys else "", not averaged)
 
 
 def _name(keys: Sequence[Any]) -> str:

@@ -79,7 +79,7 @@ def _held(model: Any, names: Sequence[tuple[str, Any]]) -> list[tuple[Weight, An
                     continue
                 seen.add(id(variable))
                 shape, kind = tuple(variable.shape), type(layer).__name__
-                kind = kind_of(variable.name, len(shape), kind) if learned else "statistic"
+                kind = kind_of(variable.name, shape, kind) if learned else "statistic"
                 name, number = variable.name, 1
                 while (path, name) in taken:
                     number += 1

@@ -7,7 +7,8 @@ nothing compiles anew for other values.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from xai_core.backend import Adapted
+from xai_core.structure import flatten
 from xai_core.weights import Values, Weight, kind_of, natives
 from xai_tensorflow.graph import follow, in_order_of_use, reading, traced_by_operation
 
@@ -31,7 +33,7 @@ def with_weights(adapted: Adapted, module: tf.Module) -> Adapted:
 
     def weights(present: Callable[[], list[Any]], x: Any) -> list[Weight]:
         # What the program does not read is not there: a value in its place would change nothing.
-        uses = in_order_of_use(adapted.apply, x, variables)
+        uses = _uses(module, adapted, x, variables)
         values = present()
         return [
             replace(weight, place=uses[number], read=partial(_host, values[number]))
@@ -64,6 +66,21 @@ def with_weights(adapted: Adapted, module: tf.Module) -> Adapted:
     return replace(adapted, weights=partial(weights, own), replaced=partial(replaced, own))
 
 
+_USES: weakref.WeakKeyDictionary[tf.Module, tuple[Hashable, dict[int, int]]] = weakref.WeakKeyDictionary()
+"""Of each module which variables it reads and in which order, as it was when asked last."""
+
+
+def _uses(module: tf.Module, adapted: Adapted, x: Any, variables: Sequence[Any]) -> dict[int, int]:
+    """`in_order_of_use`, which traces the program, found out anew when the module or the kind of inputs is another."""
+    leaves, structure = flatten(x)
+    kinds = tuple((tuple(leaf.shape), leaf.dtype) for leaf in leaves)
+    key = structure, kinds, adapted.read(x)[1], tuple(map(id, variables))
+    known = _USES.get(module)
+    if known is None or known[0] != key:
+        known = _USES[module] = key, in_order_of_use(adapted.apply, x, variables)
+    return known[1]
+
+
 def _held(module: tf.Module) -> list[tuple[Weight, Any]]:
     """Floating point variables by where they are in the module, each once; those not trained are no weights to learn."""
     found: list[tuple[Weight, Any]] = []
@@ -74,7 +91,7 @@ def _held(module: tf.Module) -> list[tuple[Weight, Any]]:
             continue
         seen.add(id(variable))
         shape, name = tuple(variable.shape), str(keys[-1])
-        kind = kind_of(name, len(shape)) if variable.trainable else "statistic"
+        kind = kind_of(name, shape) if variable.trainable else "statistic"
         path = "/".join(map(str, keys[:-1] or keys))
         found.append((Weight(path, name, kind, shape, partial(_host, variable)), variable))
     return found

@@ -35,7 +35,7 @@ def _held(module: torch.nn.Module) -> Iterator[tuple[Weight, torch.nn.Parameter]
                 if id(parameter) in seen or not parameter.is_floating_point():
                     continue
                 seen.add(id(parameter))
-                kind = kind_of(name, parameter.ndim, type(part).__name__)
+                kind = kind_of(name, tuple(parameter.shape), type(part).__name__)
                 read = partial(_host, parameter)
                 yield (
                     Weight(path, name, kind, tuple(parameter.shape), read, _axes(part, name, parameter.ndim)),

@@ -417,21 +417,51 @@ def test_layout_goes_there_and_back():
 
 
 @pytest.mark.parametrize(
-    ("name", "rank", "holder", "kind"),
+    ("name", "shape", "holder", "kind"),
     [
-        ("weight", 2, "Linear", "kernel"),
-        ("weight", 1, "", "scale"),
-        ("weight", 2, "LayerNorm", "scale"),
-        ("bias_hh_l0", 1, "LSTM", "bias"),
-        ("in_proj_bias", 1, "MultiheadAttention", "bias"),
-        ("relative_position_bias_table", 2, "", "kernel"),
-        ("running_var", 1, "", "statistic"),
-        ("moving_mean", 1, "", "statistic"),
-        ("b", 1, "", "bias"),
-        ("w", 4, "", "kernel"),
-        ("gamma", 3, "", "scale"),
-        ("cls_token", 3, "", "kernel"),
+        ("weight", (3, 4), "Linear", "kernel"),
+        ("weight", (4,), "", "scale"),
+        ("weight", (3, 4), "LayerNorm", "scale"),
+        ("bias_hh_l0", (4,), "LSTM", "bias"),
+        ("in_proj_bias", (4,), "MultiheadAttention", "bias"),
+        ("relative_position_bias_table", (3, 4), "", "kernel"),
+        ("running_var", (4,), "", "statistic"),
+        ("moving_mean", (4,), "", "statistic"),
+        ("b", (4,), "", "bias"),
+        ("b", (4, 1, 1), "", "bias"),
+        ("B", (3, 4), "", "kernel"),
+        ("g", (), "", "scale"),
+        ("g", (3, 4), "", "kernel"),
+        ("w", (2, 2, 3, 4), "", "kernel"),
+        ("hidden", (3, 4), "", "kernel"),
+        ("average", (4,), "", "kernel"),
+        ("gamma", (2, 3, 4), "", "scale"),
+        ("cls_token", (1, 1, 4), "", "kernel"),
     ],
 )
-def test_what_arrays_are_for(name, rank, holder, kind):
-    assert kind_of(name, rank, holder) == kind
+def test_what_arrays_are_for(name, shape, holder, kind):
+    assert kind_of(name, shape, holder) == kind
+
+
+def test_matrices_that_are_called_by_letters_are_kernels():
+    """As in a @ b: zeros in place of `b` would make every explanation of the random model zero."""
+    rng = np.random.default_rng(5)
+    params = {
+        "a": rng.normal(size=(6, 5)),
+        "b": rng.normal(size=(5, 4)),
+        "hidden": rng.normal(size=(4, 3)),
+        "norm": {"mean_ema": {"average": np.full(3, 0.5), "hidden": np.full(3, 0.5)}, "scale": np.ones(3)},
+    }
+
+    def apply(p, x):
+        out = jax.nn.tanh(jax.nn.tanh(x @ p["a"]) @ p["b"]) @ p["hidden"]
+        return (out - p["norm"]["mean_ema"]["average"]) * p["norm"]["scale"]
+
+    model = xai.wrap(apply, params=jax.tree.map(lambda leaf: jax.numpy.asarray(leaf, dtype="float32"), params))
+    x = jax.numpy.asarray(rng.normal(size=(3, 6)), dtype="float32")
+    assert weighted_layers(model, x) == ("a", "b", "hidden", "norm")
+    for path in ("a", "b", "hidden"):
+        held = randomised(model, x, [path]).adapted.read(())[0]
+        assert np.std(held[path]) == pytest.approx(np.std(params[path]), rel=0.5)
+    held = randomised(model, x, ["norm"]).adapted.read(())[0]
+    np.testing.assert_array_equal(held["norm"]["mean_ema"]["average"], 0.5)

@@ -626,7 +626,7 @@ def test_sufficiency_equals_its_paper():
         wanted = literal.sufficiency(values, net(x).argmax(axis=1), threshold)
         np.testing.assert_allclose(found, wanted)
         seen |= set(np.round(wanted, 3).tolist())
-        assert found.rows == (80, 0)
+        assert found.rows == (40, 0)
     assert len(seen) > 10
     by_hand = np.array([[1.0, 0.0], [2.0, 0.1], [3.0, -0.1], [0.0, 1.0], [-1.0, 0.0]])
     classes = np.array([0, 0, 1, 1, 0])

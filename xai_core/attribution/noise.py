@@ -16,7 +16,7 @@ from xai_core.errors import IntegerInputError, OptionError, describe
 from xai_core.model import Net
 from xai_core.problem import Problem, is_floating
 
-__all__ = ["ADD_NOISE", "SmoothGrad", "SquareGrad", "VarGrad"]
+__all__ = ["ADD_NOISE", "SmoothGrad", "SquareGrad", "VarGrad", "noise_spreads", "noisy_copies"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -121,10 +121,14 @@ class _AddNoise:
     """Kernel: noisy copies (batch * draws, ...) of a leaf; `normal` is (batch, draws, ...)."""
 
     def __call__(self, net: Net, leaf: Any, normal: Any, spread: Any) -> Any:
-        xp = net.xp
-        shape = tuple(normal.shape)
-        noisy = xp.astype(leaf, normal.dtype)[:, None, ...] + normal * spread[:, None, ...]
-        return xp.reshape(xp.astype(noisy, leaf.dtype), (shape[0] * shape[1], *shape[2:]))
+        return noisy_copies(net.xp, leaf, normal, spread)
+
+
+def noisy_copies(xp: Any, leaf: Any, normal: Any, spread: Any) -> Any:
+    """Copies (batch * draws, ...) of a leaf with `normal`, (batch, draws, ...), times `spread`, (batch, ...), added."""
+    shape = tuple(normal.shape)
+    noisy = xp.astype(leaf, normal.dtype)[:, None, ...] + normal * spread[:, None, ...]
+    return xp.reshape(xp.astype(noisy, leaf.dtype), (shape[0] * shape[1], *shape[2:]))
 
 
 ADD_NOISE = _AddNoise()

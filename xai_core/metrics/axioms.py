@@ -51,7 +51,10 @@ def _epsilon(*arrays: Any) -> float:
 
 def _as_explained(ground: Ground, explanation: Explanation) -> Problem:
     """The problem with the random numbers that the explanation was made with, whatever the seed of the metric."""
-    problem = ground.problem
+    return _seeded(ground.problem, explanation)
+
+
+def _seeded(problem: Problem, explanation: Explanation) -> Problem:
     return replace(problem, streams=Streams(explanation.seed, problem.streams.keys))
 
 
@@ -128,13 +131,16 @@ class Completeness(Metric):
         if baseline is None and background is None:
             baseline = getattr(explanation.explainer, "baseline", 0.0)
             background = getattr(explanation.explainer, "background", None)
-        problem = _as_explained(ground, explanation)
-        removal = resolve_removal(problem, 0.0 if baseline is None else baseline, background)
-        game = Game(problem, resolve_features(problem, Elements()), removal)
-        absent = ground.on_host(game.empty())[:, 0, 0]
+        opened = _seeded(ground.opened, explanation)
+        removal = resolve_removal(opened, 0.0 if baseline is None else baseline, background)
+        if removal.shared:
+            problem = _as_explained(ground, explanation)
+            absent = ground.on_host(Game(problem, resolve_features(problem, Elements()), removal).empty())[:, 0, 0]
+        else:
+            absent = ground.scores_beside([*removal.arrays, *opened.leaves[len(removal.arrays) :]])
         score, values = ground.score(), _totals(explanation)
         total, change = values.sum(axis=1), score - absent
-        eps = _epsilon(problem.scores_or_known(), *flatten(explanation.values)[0])
+        eps = _epsilon(ground.problem.scores_or_known(), *flatten(explanation.values)[0])
         share = math.sqrt(eps) if self.tolerance is None else self.tolerance
         slack = share * np.maximum(np.abs(score), np.abs(absent)) + 64.0 * eps * np.abs(values).sum(axis=1)
         gap = total - change

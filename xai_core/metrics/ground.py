@@ -18,17 +18,18 @@ import numpy as np
 from xai_core.attribution.ablation import lost_one_by_one
 from xai_core.attribution.base import Explainer
 from xai_core.attribution.game import Game, Removal, resolve_removal
-from xai_core.attribution.noise import ADD_NOISE, noise_spreads
+from xai_core.attribution.noise import noise_spreads, noisy_copies
 from xai_core.backend import backend_of_array
 from xai_core.blocks import spans
 from xai_core.errors import CapabilityError, OptionError
 from xai_core.explanation import Explanation
 from xai_core.features import Features, Patches, resolve_features
 from xai_core.model import Net
-from xai_core.problem import Problem, gather, open_problem
+from xai_core.problem import Problem, gather, open_problem, resolve, resolve_beside, settle
 from xai_core.progress import Progress
 from xai_core.streams import check_seed
 from xai_core.structure import flatten
+from xai_core.targets import Pick, Resolve
 
 __all__ = ["PIXELS", "Ground", "Order", "Relevance", "open_ground", "values_on_host"]
 
@@ -105,25 +106,33 @@ class Ground:
     """
 
     def __init__(self, problem: Problem | None, seed: int) -> None:
-        self._problem, self.seed = problem, seed
+        self._opened, self.seed = problem, seed
+        self._settled: Problem | None = None
         self._known: dict[Hashable, Any] = {}
         self._held: list[Any] = []
 
     @property
-    def problem(self) -> Problem:
-        """The model, inputs and target, on the model's device."""
-        if self._problem is None:
+    def opened(self) -> Problem:
+        """The model, inputs and target, on the model's device; their score may not be known yet."""
+        if self._opened is None:
             raise CapabilityError("This metric runs the model, and none was given.", received="model=None")
-        return self._problem
+        return self._opened if self._settled is None else self._settled
+
+    @property
+    def problem(self) -> Problem:
+        """The same with the score of the inputs, which is found out and checked when it is first asked for."""
+        if self._settled is None:
+            self._settled = resolve(self.opened)
+        return self._settled
 
     @property
     def work(self) -> tuple[int, int]:
         """Model rows so far, forward and backward."""
-        return (0, 0) if self._problem is None else (self._problem.work.forward, self._problem.work.backward)
+        return (0, 0) if self._opened is None else (self._opened.work.forward, self._opened.work.backward)
 
     @property
     def batch(self) -> int:
-        return self.problem.batch
+        return self.opened.batch
 
     def known(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """What `make()` gives, made once for each key."""
@@ -142,7 +151,7 @@ class Ground:
 
     def on_host(self, array: Any) -> _Host:
         """An array of the model's framework in double precision on the host."""
-        return np.asarray(self.problem.to_host(array)).astype(np.float64)
+        return np.asarray(self.opened.to_host(array)).astype(np.float64)
 
     def key(self, option: Any) -> Hashable:
         """What an option is compared by: its value, or for arrays and explanations the object itself."""
@@ -156,12 +165,12 @@ class Ground:
 
     def features(self, spec: Any) -> Features:
         """What `features=` of a metric says about the inputs."""
-        return self.known(("features", self.key(spec)), lambda: resolve_features(self.problem, spec))
+        return self.known(("features", self.key(spec)), lambda: resolve_features(self.opened, spec))
 
     def removal(self, baseline: Any, background: Any = None) -> Removal:
         """What `baseline=` and `background=` say."""
         key = ("removal", self.key(baseline), self.key(background))
-        return self.known(key, lambda: resolve_removal(self.problem, baseline, background))
+        return self.known(key, lambda: resolve_removal(self.opened, baseline, background))
 
     def relevance(self, explanation: Explanation, spec: Any, off: Any = None) -> Relevance:
         """Values of features, from those of elements; with a baseline `off`, times how far the inputs are from it.
@@ -175,7 +184,7 @@ class Ground:
 
         def make() -> Relevance:
             features = self.features(spec)
-            parts = values_on_host(explanation, [tuple(leaf.shape) for leaf in self.problem.varied])
+            parts = values_on_host(explanation, [tuple(leaf.shape) for leaf in self.opened.varied])
             if off is not None:
                 parts = [part * self._away(off, place) for place, part in enumerate(parts)]
             total = np.zeros((self.batch, features.count))
@@ -217,7 +226,7 @@ class Ground:
         falling = np.where(own, -values, np.inf)
         for row in range(len(values)):
             # Shuffled first: a stable sort then leaves equal values in random order.
-            chance = self.problem.streams.generator(row, 0, TIE_PART).permutation(values.shape[1])
+            chance = self.opened.streams.generator(row, 0, TIE_PART).permutation(values.shape[1])
             ranks[row, chance[np.argsort(falling[row, chance], kind="stable")]] = np.arange(values.shape[1])
         return ranks
 
@@ -290,17 +299,28 @@ class Ground:
 
         return self.known(("lost", self.key(spec), self.key(baseline)), make)
 
-    def predicted(self) -> _Host:
-        """Predicted class of each sample, (batch,); outputs with more axes are taken as one list of classes."""
+    def predicted(self) -> tuple[_Host, tuple[int, ...]]:
+        """Predicted class of each sample, (batch,), and the shape of the outputs of one.
 
-        def make() -> _Host:
-            found = []
-            for block in spans(self.batch, self.problem.rows, constant=self.problem.constant_shapes):
-                rows = self.problem.indices(block.indices)
-                part = self.problem.run(_PREDICTED, self.problem.leaves, rows)
-                self.problem.work.add(block.width)
-                found.append(self.problem.to_host(part)[: block.size])
-            return np.concatenate(found)
+        Outputs with more axes are taken as one list of classes.
+        """
+
+        def make() -> tuple[_Host, tuple[int, ...]]:
+            problem, xp = self.opened, self.opened.xp
+            scores, indices, classes, shape = [], [], [], ()
+            for block in spans(problem.batch, problem.rows, constant=problem.constant_shapes):
+                rows = problem.indices(block.indices)
+                found = problem.run(_Predicted(problem.pick), problem.leaves, rows, problem.index)
+                problem.work.add(block.width)
+                score, index, largest, empty = found
+                shape = tuple(empty.shape)[1:]
+                scores.append(score[: block.size])
+                indices.append(None if index is None else index[: block.size, ...])
+                classes.append(problem.to_host(largest)[: block.size])
+            if self._settled is None:
+                index = None if indices[0] is None else xp.concat(indices, axis=0)
+                self._settled = settle(problem, xp.concat(scores, axis=0), index, empty)
+            return np.concatenate(classes), shape
 
         return self.known("predicted", make)
 
@@ -322,7 +342,7 @@ class Ground:
 
     def _away(self, baseline: Any, position: int) -> _Host:
         """How far an input is from the baseline, (batch, ...)."""
-        leaf, filling = self.problem.leaves[position], self.removal(baseline).arrays[position]
+        leaf, filling = self.opened.leaves[position], self.removal(baseline).arrays[position]
         return self.on_host(leaf) - self.on_host(filling)
 
     def per_unit(self, values: list[_Host], baseline: Any) -> list[_Host]:
@@ -343,7 +363,8 @@ class Ground:
         """Blocks of draws of Gaussian noise, and the scores (batch, draws) of the inputs with it.
 
         Yields the noise of each input, (batch, draws, ...), in units of its standard deviation, which is `noise` times
-        each sample's range (see `spreads`); `where` says for each input what it is multiplied by, broadcasting to it.
+        each sample's range (see `spreads`), and that times what `where` says for each input, (batch, ...), broadcasting
+        to it.
 
         Raises
         ------
@@ -351,22 +372,37 @@ class Ground:
             If no input can take noise.
         """
         problem = self.problem
-        xp = problem.xp
-        spreads = self.spreads(noise)
+        spreads = [*self.spreads(noise), *[None] * (len(problem.leaves) - len(problem.varied))]
+        if where is not None:
+            spreads[: len(where)] = [
+                None if spread is None else spread * problem.to_device(share, like=spread)
+                for spread, share in zip(spreads, where, strict=False)
+            ]
+        every = range(self.batch)
         for block in spans(samples, max(1, problem.rows // self.batch), constant=problem.constant_shapes):
-            leaves, drawn = [], []
-            for position, leaf in enumerate(problem.leaves):
-                spread = spreads[position] if position < len(spreads) else None
-                if spread is None:
-                    leaves.append(xp.repeat(leaf, block.width, axis=0))
-                    drawn.append(np.zeros((self.batch, block.size, *(1 for _ in tuple(leaf.shape)[1:])), np.float32))
-                    continue
-                normal = problem.normal(range(self.batch), block.indices, position, part=use + position)
-                if where is not None:
-                    normal *= where[position][:, None]
-                leaves.append(problem.run(ADD_NOISE, leaf, problem.to_device(normal, like=leaf), spread))
-                drawn.append(normal[:, : block.size])
-            yield drawn[: len(spreads)], self.scores_of(leaves, block.width)[:, : block.size]
+            drawn = [
+                None if spread is None else problem.normal(every, block.indices, position, part=use + position)
+                for position, spread in enumerate(spreads)
+            ]
+            parts = []
+            for some in spans(self.batch, max(1, problem.rows // block.width), constant=problem.constant_shapes):
+                rows = problem.indices(some.indices)
+                normals = [
+                    None
+                    if normal is None
+                    else problem.to_device(normal if rows is None else normal[some.indices], leaf)
+                    for normal, leaf in zip(drawn, problem.leaves, strict=True)
+                ]
+                found = problem.run(_Noisy(problem.pick), problem.leaves, normals, spreads, rows, problem.index)
+                problem.work.add(some.width * block.width)
+                parts.append(self.on_host(found)[: some.size])
+            used = [
+                np.zeros((self.batch, block.size, *(1 for _ in leaf.shape[1:])), np.float32)
+                if normal is None
+                else normal[:, : block.size]
+                for normal, leaf in zip(drawn, problem.varied, strict=False)
+            ]
+            yield used, np.concatenate(parts)[:, : block.size]
 
     def spreads(self, noise: float) -> list[Any]:
         """`noise` times the range of each sample, on the device, broadcasting to each input; `None` for integers.
@@ -392,6 +428,13 @@ class Ground:
         found = explainer.attribute_at_layer(inside).values
         hosts = [self.on_host(value) for value in found]
         return [host.reshape(problem.batch, each, *host.shape[1:]) for host in hosts]
+
+    def scores_beside(self, leaves: list[Any]) -> _Host:
+        """Scores (batch,) of changed inputs, which the model sees together with the inputs if their score is not known."""
+        if self._settled is not None:
+            return self.scores_of(leaves)[:, 0]
+        self._settled, found = resolve_beside(self.opened, leaves)
+        return self.on_host(found)
 
     def scores_of(self, leaves: list[Any], each: int = 1) -> _Host:
         """Scores (batch, each) of changed inputs, of which each sample has some in a row."""
@@ -451,16 +494,38 @@ def _sums_by_label(labels: _Host, part: _Host, count: int) -> _Host:
     return total.reshape(batch, count + 1)[:, :count]
 
 
+@dataclass(frozen=True)
 class _Predicted:
-    """Kernel: number of the largest output."""
+    """Kernel: what `Resolve` finds, and the number of the largest output, from one run of the model."""
 
-    def __call__(self, net: Net, leaves: list[Any], rows: Any) -> Any:
+    pick: Pick
+
+    def __call__(self, net: Net, leaves: list[Any], rows: Any, index: Any) -> tuple[Any, Any, Any, Any]:
         xp = net.xp
-        outputs = net([gather(xp, leaf, rows) for leaf in leaves])
-        return xp.argmax(xp.reshape(outputs, (tuple(outputs.shape)[0], -1)), axis=1)
+        score, found, empty, outputs = Resolve(self.pick).with_outputs(net, leaves, rows, index)
+        return score, found, xp.argmax(xp.reshape(outputs, (tuple(outputs.shape)[0], -1)), axis=1), empty
 
 
-_PREDICTED = _Predicted()
+@dataclass(frozen=True)
+class _Noisy:
+    """Kernel: scores (rows, draws) of inputs with noise; `normals` are (rows, draws, ...), or `None` where there is none."""
+
+    pick: Pick
+
+    def __call__(
+        self, net: Net, leaves: list[Any], normals: list[Any], spreads: list[Any], rows: Any, index: Any
+    ) -> Any:
+        xp = net.xp
+        draws = next(tuple(normal.shape)[1] for normal in normals if normal is not None)
+        noisy = []
+        for leaf, normal, spread in zip(leaves, normals, spreads, strict=True):
+            own = gather(xp, leaf, rows)
+            if normal is None:
+                noisy.append(xp.repeat(own, draws, axis=0))
+            else:
+                noisy.append(noisy_copies(xp, own, normal, gather(xp, spread, rows)))
+        own = None if index is None else xp.repeat(gather(xp, index, rows), draws, axis=0)
+        return xp.reshape(self.pick(xp, net(noisy), own), (-1, draws))
 
 
 @contextmanager
@@ -500,6 +565,7 @@ def open_ground(
             neuron=None if explainer is None else explainer.neuron,
             progress=progress,
             scale=scale,
+            defer=True,
         ) as problem:
             yield Ground(problem, number)
     finally:

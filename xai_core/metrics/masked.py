@@ -33,10 +33,11 @@ class _Weighted(Scored, abstract=True):
     def left(self, ground: Ground, explanation: Explanation) -> tuple[_Host, _Host]:
         """Scores (batch,) of the input and of what the map leaves of it."""
         key = ("weighted", ground.key(explanation), ground.key(self.features), ground.key(self.baseline))
-        return ground.score(), ground.known(key, lambda: self._weigh(ground, explanation))
+        left = ground.known(key, lambda: self._weigh(ground, explanation))
+        return ground.score(), left
 
     def _weigh(self, ground: Ground, explanation: Explanation) -> _Host:
-        problem = ground.problem
+        problem = ground.opened
         xp = problem.xp
         relevance = ground.relevance(explanation, self.features)
         low = np.where(relevance.own, relevance.values, np.inf).min(axis=1, keepdims=True)
@@ -57,7 +58,7 @@ class _Weighted(Scored, abstract=True):
             share, filling = problem.to_device(host, like=leaf), ground.removal(self.baseline).arrays[position]
             wide = xp.astype(leaf, share.dtype), xp.astype(filling, share.dtype)
             leaves.append(xp.astype(wide[1] + share * (wide[0] - wide[1]), leaf.dtype))
-        return ground.scores_of(leaves)[:, 0]
+        return ground.scores_beside(leaves)
 
 
 def on_elements(values: _Host, labels: _Host, rest: float) -> _Host:
@@ -239,7 +240,7 @@ class Sufficiency(Metric):
 
     For each sample, of the other samples whose values lie within `threshold` in cosine distance, the share with its
     predicted class; 1 where there is none. `details["alike"]` is how many there are. From 0 to 1. It compares the samples of
-    a batch, so it asks for many. One model row for the prediction and one for the score.
+    a batch, so it asks for many. One model row.
 
     Source: Dasgupta, Frost and Moshkovitz 2022, arXiv:2202.00734, section 3.2.
 
@@ -270,7 +271,8 @@ class Sufficiency(Metric):
         unit = np.where(size > 0, values / np.where(size > 0, size, 1.0), 0.0)
         near = 1.0 - unit @ unit.T <= self.threshold + 1e-12
         np.fill_diagonal(near, False)
-        same = ground.predicted()[:, None] == ground.predicted()[None, :]
+        classes, _ = ground.predicted()
+        same = classes[:, None] == classes[None, :]
         alike = near.sum(axis=1)
         share = np.where(alike > 0, (near & same).sum(axis=1) / np.maximum(alike, 1), 1.0)
         return Measured(share, details={"alike": alike})

@@ -17,7 +17,7 @@ from xai_core.explanation import Explanation
 from xai_core.metrics.base import Measured, Metric
 from xai_core.metrics.ground import Ground
 from xai_core.metrics.robustness import explained_again, explainer_of, maps_of, randomiser, same_numbers
-from xai_core.metrics.statistics import average_ranks, pearson
+from xai_core.metrics.statistics import average_ranks, largest, pearson
 from xai_core.model import bind
 from xai_core.structure import flatten
 
@@ -87,7 +87,7 @@ class _Similar(Metric, abstract=True):
 def _flat(maps: _Host) -> _Host:
     """Whether the elements of each map are equal, to rounding."""
     spread = np.max(maps, axis=1) - np.min(maps, axis=1)
-    return np.asarray(spread <= _SLACK * np.max(np.abs(maps), axis=1))
+    return np.asarray(spread <= _SLACK * largest(maps)[:, 0])
 
 
 def _ssim(explanation: Explanation, a: _Host, b: _Host) -> _Host:

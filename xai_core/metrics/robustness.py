@@ -525,14 +525,13 @@ class Consistency(Metric):
         return chosen * (signs if self.discretise == "top_sign" else np.abs(signs))
 
     def measure(self, ground: Ground, explanation: Explanation, masks: Any) -> Measured:
-        outputs = _base(ground, ground.problem, None, None)[0]
-        if ground.batch < 2 or not _has_classes(outputs):
+        classes, shape = ground.predicted()
+        if ground.batch < 2 or not _has_classes(shape):
             raise OptionError(
                 "Consistency compares the predicted classes of several samples.",
-                received=f"{ground.batch} samples, outputs of shape {outputs.shape}",
+                received=f"{ground.batch} samples, outputs of shape {(ground.batch, *shape)}",
                 fix="explain a batch, of a model with scores of shape (batch, classes).",
             )
-        classes = np.argmax(outputs, axis=1)
         numbers: dict[Hashable, int] = {}
         # With zero added, so that zeros of both signs are the same.
         labels = self.labels(maps_of(explanation))
@@ -555,8 +554,9 @@ def _largest(sizes: _Host, count: int) -> _Host:
     return (above | (equal & (np.cumsum(equal, axis=1) <= room))).astype(sizes.dtype)
 
 
-def _has_classes(outputs: _Host) -> bool:
-    return outputs.ndim == 2 and outputs.shape[1] > 1
+def _has_classes(shape: tuple[int, ...]) -> bool:
+    """Whether outputs, of this shape for one sample, are scores of classes."""
+    return len(shape) == 1 and shape[0] > 1
 
 
 @dataclass(frozen=True)
@@ -628,7 +628,7 @@ def _outcome(ground: Ground, stage: _Stage, radius: float, samples: int, layer: 
             scores, *read = (
                 part.reshape(ground.batch, block.width, *part.shape[1:])[:, : block.size] for part in found
             )
-            if _has_classes(base[0]):
+            if _has_classes(base[0].shape[1:]):
                 same[:, place] = np.argmax(scores, axis=2) == np.argmax(base[0], axis=1)[:, None]
             off = (scores - base[0][:, None]).reshape(ground.batch, block.size, -1)
             outputs[:, place] = np.linalg.norm(off, axis=-1)

@@ -9,7 +9,7 @@ import numpy as np
 
 from xai_core.cores import CORES, on_all_cores
 
-__all__ = ["area", "average_ranks", "pearson", "spearman"]
+__all__ = ["area", "average_ranks", "largest", "pearson", "spearman"]
 
 _Host = np.ndarray[Any, Any]
 _SLACK = 1e-12
@@ -21,14 +21,21 @@ _MANY = 2**15
 
 def pearson(a: _Host, b: _Host) -> _Host:
     """Correlation along the last axis; 0 where one side does not vary."""
-    sides = []
+    sides, vary = [], []
     for side in (a, b):
         off = side - side.mean(axis=-1, keepdims=True)
-        size = np.sqrt(np.sum(off**2, axis=-1, keepdims=True))
-        least = _SLACK * np.sqrt(side.shape[-1]) * np.max(np.abs(side), axis=-1, keepdims=True, initial=0.0)
-        varies = size > least
-        sides.append(np.where(varies, off / np.where(varies, size, 1.0), 0.0))
-    return np.asarray(np.clip(np.sum(sides[0] * sides[1], axis=-1), -1.0, 1.0))
+        size = np.sqrt(np.vecdot(off, off))[..., None]
+        varies = size > _SLACK * np.sqrt(side.shape[-1]) * largest(side)
+        np.divide(off, size, out=off, where=varies)
+        sides.append(off)
+        vary.append(varies[..., 0])
+    return np.asarray(np.where(vary[0] & vary[1], np.clip(np.vecdot(*sides), -1.0, 1.0), 0.0))
+
+
+def largest(values: _Host) -> _Host:
+    """The largest magnitude along the last axis, which is kept; 0 of none."""
+    high = np.max(values, axis=-1, keepdims=True, initial=0.0)
+    return np.asarray(np.maximum(high, -np.min(values, axis=-1, keepdims=True, initial=0.0)))
 
 
 def average_ranks(values: _Host) -> _Host:
