@@ -39,6 +39,7 @@ def on_all_cores(function: Callable[[_Item], _Result], items: Sequence[_Item]) -
     try:
         work()
     finally:
+        left.clear()
         # Those that have not begun have nothing to do any more; threads that wait for threads must not wait for these.
         begun = [other for other in others if not other.cancel()]
     for other in begun:
@@ -48,7 +49,7 @@ def on_all_cores(function: Callable[[_Item], _Result], items: Sequence[_Item]) -
 
 @functools.cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max(1, CORES - 1), "xai")
+    return ThreadPoolExecutor(CORES - 1, "xai")
 
 
 if hasattr(os, "register_at_fork"):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from xai_core.blocks import spans
+from xai_core.blocks import Block, spans
 from xai_core.errors import (
     InputDependenceError,
     InputError,
@@ -40,6 +40,7 @@ __all__ = [
     "open_problem",
     "resolve",
     "resolve_beside",
+    "resolve_predicted",
     "settle",
 ]
 
@@ -190,11 +191,9 @@ class Problem:
                         received=f"{describe(value)} for {block.width} samples",
                         fix="name a layer that keeps samples first.",
                     )
-            parts.append([value if block.size == block.width else value[: block.size, ...] for value in found])
+            parts.append([_first(value, block) for value in found])
             self.work.add(block.width)
-        if len(parts) == 1:
-            return parts[0]
-        return [self.xp.concat(list(pieces), axis=0) for pieces in zip(*parts, strict=True)]
+        return [_joined(self.xp, list(pieces)) for pieces in zip(*parts, strict=True)]
 
     @property
     def xp(self) -> Any:
@@ -285,9 +284,9 @@ class Problem:
         for block in spans(self.batch, self.rows, constant=self.constant_shapes):
             rows = self.indices(block.indices)
             part = self.run(Score(self.pick), leaves, rows, self.index)
-            parts.append(part if block.size == block.width else part[: block.size])
+            parts.append(_first(part, block))
             self.work.add(block.width)
-        return parts[0] if len(parts) == 1 else self.xp.concat(parts, axis=0)
+        return _joined(self.xp, parts)
 
     def scores_or_known(self) -> Any:
         """Explained score of the inputs themselves; found out once."""
@@ -463,8 +462,14 @@ def _sample_index(index: Any, batch: int) -> list[int]:
 
 def resolve(problem: Problem) -> Problem:
     """Fill in index and score of a problem whose target is chosen."""
-    score, index, empty = _resolved(problem)
+    score, index, empty, _ = _resolved(problem)
     return settle(problem, score, index, empty)
+
+
+def resolve_predicted(problem: Problem) -> tuple[Problem, Any, tuple[int, ...]]:
+    """As `resolve`, the number (batch,) of the largest output, and the shape of the outputs of one sample."""
+    score, index, empty, largest = _resolved(problem, predicts=True)
+    return settle(problem, score, index, empty), largest, tuple(empty.shape)[1:]
 
 
 def resolve_beside(problem: Problem, leaves: list[Any]) -> tuple[Problem, Any]:
@@ -479,25 +484,29 @@ def resolve_beside(problem: Problem, leaves: list[Any]) -> tuple[Problem, Any]:
         leaves=[xp.concat([own, other], axis=0) for own, other in zip(problem.leaves, leaves, strict=True)],
         index=xp.concat([problem.index, problem.index], axis=0),
     )
-    score, index, empty = _resolved(both)
+    score, index, empty, _ = _resolved(both)
     return settle(problem, score[:batch], index[:batch, ...], empty), score[batch:]
 
 
-def _resolved(problem: Problem) -> tuple[Any, Any, Any]:
-    """Score (batch,), index (batch, axes) or `None`, and the empty array of `Resolve`."""
-    scores, indices, empty = [], [], None
+def _resolved(problem: Problem, predicts: bool = False) -> tuple[Any, Any, Any, Any]:
+    """What `Resolve` gives, of all rows."""
+    parts, empty = [], None
     for block in spans(problem.batch, problem.rows, constant=problem.constant_shapes):
         rows = problem.indices(block.indices)
-        score, index, empty = problem.run(Resolve(problem.pick), problem.leaves, rows, problem.index)
+        score, index, empty, largest = problem.run(Resolve(problem.pick, predicts), problem.leaves, rows, problem.index)
         problem.work.add(block.width)
-        partial = block.size < block.width
-        scores.append(score[: block.size] if partial else score)
-        if index is not None:
-            indices.append(index[: block.size, ...] if partial else index)
-    xp = problem.xp
-    score = scores[0] if len(scores) == 1 else xp.concat(scores, axis=0)
-    index = None if not indices else indices[0] if len(indices) == 1 else xp.concat(indices, axis=0)
-    return score, index, empty
+        parts.append([_first(array, block) for array in (score, index, largest)])
+    score, index, largest = (_joined(problem.xp, list(pieces)) for pieces in zip(*parts, strict=True))
+    return score, index, empty, largest
+
+
+def _first(array: Any, block: Block) -> Any:
+    """Rows of an array that do not only fill the block up; `None` stays None."""
+    return array if array is None or block.size == block.width else array[: block.size, ...]
+
+
+def _joined(xp: Any, pieces: list[Any]) -> Any:
+    return pieces[0] if len(pieces) == 1 or pieces[0] is None else xp.concat(pieces, axis=0)
 
 
 def _chosen(problem: Problem, target: Any) -> Problem:

@@ -1,11 +1,12 @@
 """Random numbers that belong to a sample and a draw, not to a batch.
 
 Every number is a pure function of `(seed, sample, draw, input)`: Philox generators (Salmon et al. 2011, "Parallel random
-numbers: as easy as 1, 2, 3"), keyed by what they are for, whose counters say the sample and how far it has come, so that
-any draw is reached without those before it. Batch size, chunking, framework, device and worker do not enter, and no global
-random state is read or written. Numbers are drawn on the host in float32 for all models, so that a float32 and a float64
-model see the same noise. Normal numbers come in pairs from uniform ones (Box and Muller 1958), for which NumPy has vector
-instructions; other processors may round the last bit otherwise.
+numbers: as easy as 1, 2, 3"). Uniform and normal numbers are keyed by what they are for, and the counter says the sample
+and how far it has come, so that any draw is reached without those before it; other uses have a generator each. Batch size,
+chunking, framework, device and worker do not enter, and no global random state is read or written. Numbers are drawn on the
+host in float32 for all models, so that a float32 and a float64 model see the same noise. Normal numbers come in pairs from
+uniform ones (Box and Muller 1958), for which NumPy has vector instructions; other processors may round the last bit
+otherwise.
 """
 
 from __future__ import annotations
@@ -100,15 +101,15 @@ class Streams:
         def draw(some: Sequence[list[_Piece]]) -> None:
             generator = np.random.Generator(np.random.Philox(key=0))
             for pieces in some:
-                part_of = out[pieces[0].place : pieces[-1].place + pieces[-1].draws]
-                width = count if use == _UNIFORM else 2 * -(-count // 2)
-                uniform = part_of if use == _UNIFORM else np.empty((len(part_of), width), dtype=np.float32)
+                stripe = out[pieces[0].place : pieces[-1].place + pieces[-1].draws]
+                pairs = -(-count // 2)
+                uniform = stripe if use == _UNIFORM else np.empty((len(stripe), 2 * pairs), dtype=np.float32)
                 done = 0
                 for piece in pieces:
                     self._uniform(generator, piece, uniform[done : done + piece.draws], part, use)
                     done += piece.draws
                 if use == _NORMAL:
-                    _box_muller(uniform, part_of)
+                    _box_muller(uniform, stripe)
 
         # NumPy draws and computes without holding the lock.
         many = out.size >= _MANY_AT_ONCE and count * len(draws) >= _MANY_IN_A_ROW

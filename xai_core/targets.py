@@ -98,24 +98,22 @@ def scaled(xp: Any, outputs: Any, scale: Any) -> Any:
 class Resolve:
     """Kernel: explained score, index and output shape of a batch; the shape travels as that of an empty array.
 
-    `chosen` is `None` for the predicted class. Indices outside the output are moved into it here and refused on the
-    host, because frameworks differ in what they do with them.
+    With `predicts` also the number of the largest output, else `None`. `chosen` is `None` for the predicted class. Indices
+    outside the output are moved into it here and refused on the host, because frameworks differ in what they do with them.
     """
 
     pick: Pick
+    predicts: bool = False
 
-    def __call__(self, net: Net, leaves: list[Any], rows: Any, chosen: Any) -> tuple[Any, Any, Any]:
-        return self.with_outputs(net, leaves, rows, chosen)[:3]
-
-    def with_outputs(self, net: Net, leaves: list[Any], rows: Any, chosen: Any) -> tuple[Any, Any, Any, Any]:
-        """The same and the outputs."""
+    def __call__(self, net: Net, leaves: list[Any], rows: Any, chosen: Any) -> tuple[Any, Any, Any, Any]:
         xp = net.xp
         outputs = net(leaves if rows is None else [xp.take(leaf, rows, axis=0) for leaf in leaves])
         empty = outputs[:0, ...]
+        largest = xp.argmax(xp.reshape(outputs, (tuple(outputs.shape)[0], -1)), axis=1) if self.predicts else None
         if self.pick.function is not None or self.pick.every:
-            return self.pick(xp, outputs, None), None, empty, outputs
+            return self.pick(xp, outputs, None), None, empty, largest
         index = fit_index(xp, outputs, chosen if rows is None or chosen is None else xp.take(chosen, rows, axis=0))
-        return self.pick(xp, outputs, index), index, empty, outputs
+        return self.pick(xp, outputs, index), index, empty, largest
 
 
 def _columns(xp: Any, outputs: Any) -> Any:

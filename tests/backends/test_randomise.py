@@ -465,3 +465,31 @@ def test_matrices_that_are_called_by_letters_are_kernels():
         assert np.std(held[path]) == pytest.approx(np.std(params[path]), rel=0.5)
     held = randomised(model, x, ["norm"]).adapted.read(())[0]
     np.testing.assert_array_equal(held["norm"]["mean_ema"]["average"], 0.5)
+
+
+def test_the_order_of_use_is_found_anew_when_a_module_changes(monkeypatch):
+    from xai_tensorflow import weights as held
+
+    calls = []
+    found = held.in_order_of_use
+    monkeypatch.setattr(held, "in_order_of_use", lambda *arguments: calls.append(1) or found(*arguments))
+
+    class Module(tf.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = (tf.Variable(tf.ones((3, 3)), name=name) for name in ("one", "two"))
+            self.swapped = False
+
+        def __call__(self, x):
+            first, second = (self.two, self.one) if self.swapped else (self.one, self.two)
+            return tf.nn.tanh(x @ first) @ second
+
+    module, x = Module(), tf.ones((2, 3))
+    assert weighted_layers(module, x) == weighted_layers(module, x) == ("one", "two")
+    assert len(calls) == 1
+    module.swapped = True
+    assert weighted_layers(module, x) == ("two", "one")
+    there = weakref.ref(module)
+    del module
+    gc.collect()
+    assert there() is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import gc
+import threading
 import tracemalloc
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from strict import ComplexStepBackend, strict_model
 
 import xai_core as xai
+from xai_core import cores
 from xai_core.baselines import blur_matrix
 from xai_core.blocks import blocks, spans
 from xai_core.model import Model
@@ -69,6 +71,45 @@ def test_normal_draws_of_many_numbers_on_all_cores_are_those_of_each_row_alone()
     for row in range(33):
         alone = Streams.of(0, range(33)).normal([row], range(5), (2000,))[0]
         np.testing.assert_array_equal(np.concatenate([part[row] for part in many]), alone[[0, 1, 2, 3, 4, 4]])
+
+
+@pytest.fixture
+def three_cores(monkeypatch):
+    monkeypatch.setattr(cores, "CORES", 3)
+    cores._pool.cache_clear()
+    yield
+    cores._pool().shutdown()
+    cores._pool.cache_clear()
+
+
+def test_work_on_all_cores(three_cores):
+    """In order, on several threads, also inside of itself, where no thread may be left to wait for."""
+    meet = threading.Barrier(3, timeout=30)
+
+    def thread(item):
+        meet.wait()
+        return item, threading.get_ident()
+
+    found = cores.on_all_cores(thread, [0, 1, 2])
+    assert [item for item, _ in found] == [0, 1, 2]
+    assert len({number for _, number in found}) == 3
+    inner = cores.on_all_cores(lambda i: cores.on_all_cores(lambda j: 10 * i + j, range(5)), range(7))
+    assert inner == [[10 * i + j for j in range(5)] for i in range(7)]
+    assert cores.on_all_cores(abs, []) == []
+
+
+def test_an_error_on_one_core_is_raised_and_ends_the_others(three_cores):
+    done = []
+
+    def work(item):
+        if item == 1:
+            raise ValueError("one")
+        done.append(item)
+
+    for items in (range(3), range(1, 4)):
+        with pytest.raises(ValueError, match="one"):
+            cores.on_all_cores(work, items)
+    assert 0 in done
 
 
 def test_streams_inside_a_method_have_keys_of_sample_and_draw():

@@ -616,6 +616,25 @@ def test_prediction_gaps_equal_their_papers(name):
         np.testing.assert_allclose(rest[i], literal.prediction_gap(score, x[i], ~top, moves[i]), rtol=1e-6)
 
 
+def test_the_model_sees_inputs_and_one_changed_version_at_once():
+    """And each once, with a callable target in two calls: it may hold an array of as many rows as there are samples."""
+    sizes = []
+
+    def model(x):
+        sizes.append(len(x))
+        return net(x)
+
+    x = np.random.default_rng(4).normal(size=(5, 6))
+    for metric in (metrics.AverageIncrease(), metrics.Completeness()):
+        for target, calls in ((1, [10]), (lambda scores: scores[:, 1] * np.ones(5), [5, 5])):
+            sizes.clear()
+            found = metric(model, explained(x, x**2, target))
+            assert sizes == calls
+            assert found.rows == (10, 0)
+            one_by_one = metric(xai.wrap(model, batch_size=1), explained(x, x**2, 1))
+            np.testing.assert_array_equal(found, one_by_one)
+
+
 def test_sufficiency_equals_its_paper():
     rng = np.random.default_rng(3)
     x, values = rng.normal(size=(40, 6)), rng.normal(size=(40, 6))

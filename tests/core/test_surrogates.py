@@ -237,7 +237,7 @@ def test_lime_selects():
     x = np.ones((2, 10))
     for top in (1, 3, 6, 7, 9):
         for regularization in ("ridge", "lasso"):
-            method = xai.LIME(samples=2000, mode="image", top=top, penalty=1e-3, regularization=regularization)
+            method = xai.LIME(samples=400, mode="image", top=top, penalty=1e-3, regularization=regularization)
             found = method(lambda x: (x @ wide)[:, None], x, target=0).values
             np.testing.assert_array_equal(found != 0, np.broadcast_to(np.arange(10) < top, (2, 10)))
     every = xai.LIME(samples=400, mode="image", top=10)(net_of(wide), x, target=0)

@@ -131,7 +131,7 @@ _SLACK = 1e-4
 def _classes(problem: Problem) -> int:
     """Outputs of the model for one sample, at least two: one probability is of a class and its opposite."""
     first = problem.to_device(np.zeros(1, dtype=np.int64))
-    _, _, empty = problem.run(Resolve(problem.pick), problem.leaves, first, problem.index)
+    _, _, empty, _ = problem.run(Resolve(problem.pick), problem.leaves, first, problem.index)
     problem.work.add(1)
     outputs = tuple(empty.shape)[1:]
     return max(2, int(outputs[-1]) if outputs else 1)

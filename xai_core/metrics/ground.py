@@ -25,11 +25,11 @@ from xai_core.errors import CapabilityError, OptionError
 from xai_core.explanation import Explanation
 from xai_core.features import Features, Patches, resolve_features
 from xai_core.model import Net
-from xai_core.problem import Problem, gather, open_problem, resolve, resolve_beside, settle
+from xai_core.problem import Problem, gather, open_problem, resolve, resolve_beside, resolve_predicted
 from xai_core.progress import Progress
 from xai_core.streams import check_seed
 from xai_core.structure import flatten
-from xai_core.targets import Pick, Resolve
+from xai_core.targets import Pick
 
 __all__ = ["PIXELS", "Ground", "Order", "Relevance", "open_ground", "values_on_host"]
 
@@ -306,21 +306,8 @@ class Ground:
         """
 
         def make() -> tuple[_Host, tuple[int, ...]]:
-            problem, xp = self.opened, self.opened.xp
-            scores, indices, classes, shape = [], [], [], ()
-            for block in spans(problem.batch, problem.rows, constant=problem.constant_shapes):
-                rows = problem.indices(block.indices)
-                found = problem.run(_Predicted(problem.pick), problem.leaves, rows, problem.index)
-                problem.work.add(block.width)
-                score, index, largest, empty = found
-                shape = tuple(empty.shape)[1:]
-                scores.append(score[: block.size])
-                indices.append(None if index is None else index[: block.size, ...])
-                classes.append(problem.to_host(largest)[: block.size])
-            if self._settled is None:
-                index = None if indices[0] is None else xp.concat(indices, axis=0)
-                self._settled = settle(problem, xp.concat(scores, axis=0), index, empty)
-            return np.concatenate(classes), shape
+            self._settled, largest, shape = resolve_predicted(self.opened)
+            return self._settled.to_host(largest), shape
 
         return self.known("predicted", make)
 
@@ -492,18 +479,6 @@ def _sums_by_label(labels: _Host, part: _Host, count: int) -> _Host:
     places = shifted + (count + 1) * np.arange(batch)[:, None]
     total = np.bincount(places.reshape(-1), weights=wide.reshape(-1), minlength=batch * (count + 1))
     return total.reshape(batch, count + 1)[:, :count]
-
-
-@dataclass(frozen=True)
-class _Predicted:
-    """Kernel: what `Resolve` finds, and the number of the largest output, from one run of the model."""
-
-    pick: Pick
-
-    def __call__(self, net: Net, leaves: list[Any], rows: Any, index: Any) -> tuple[Any, Any, Any, Any]:
-        xp = net.xp
-        score, found, empty, outputs = Resolve(self.pick).with_outputs(net, leaves, rows, index)
-        return score, found, xp.argmax(xp.reshape(outputs, (tuple(outputs.shape)[0], -1)), axis=1), empty
 
 
 @dataclass(frozen=True)
