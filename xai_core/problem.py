@@ -37,11 +37,13 @@ __all__ = [
     "independent",
     "inspect_values",
     "is_floating",
+    "join",
     "open_problem",
     "resolve",
     "resolve_beside",
     "resolve_predicted",
     "settle",
+    "trim",
 ]
 
 ACCELERATOR_ELEMENTS = 2**24
@@ -191,9 +193,9 @@ class Problem:
                         received=f"{describe(value)} for {block.width} samples",
                         fix="name a layer that keeps samples first.",
                     )
-            parts.append([_first(value, block) for value in found])
+            parts.append(trim(found, block))
             self.work.add(block.width)
-        return [_joined(self.xp, list(pieces)) for pieces in zip(*parts, strict=True)]
+        return join(self, parts)
 
     @property
     def xp(self) -> Any:
@@ -284,9 +286,9 @@ class Problem:
         for block in spans(self.batch, self.rows, constant=self.constant_shapes):
             rows = self.indices(block.indices)
             part = self.run(Score(self.pick), leaves, rows, self.index)
-            parts.append(_first(part, block))
+            parts.append(trim([part], block))
             self.work.add(block.width)
-        return _joined(self.xp, parts)
+        return join(self, parts)[0]
 
     def scores_or_known(self) -> Any:
         """Explained score of the inputs themselves; found out once."""
@@ -495,18 +497,24 @@ def _resolved(problem: Problem, predicts: bool = False) -> tuple[Any, Any, Any, 
         rows = problem.indices(block.indices)
         score, index, empty, largest = problem.run(Resolve(problem.pick, predicts), problem.leaves, rows, problem.index)
         problem.work.add(block.width)
-        parts.append([_first(array, block) for array in (score, index, largest)])
-    score, index, largest = (_joined(problem.xp, list(pieces)) for pieces in zip(*parts, strict=True))
+        parts.append(trim((score, index, largest), block))
+    score, index, largest = join(problem, parts)
     return score, index, empty, largest
 
 
-def _first(array: Any, block: Block) -> Any:
-    """Rows of an array that do not only fill the block up; `None` stays None."""
-    return array if array is None or block.size == block.width else array[: block.size, ...]
+def trim(arrays: Sequence[Any], block: Block) -> list[Any]:
+    """Drop the rows that only fill the block up; `None` stays None."""
+    if block.size == block.width:
+        return list(arrays)
+    return [None if array is None else array[: block.size, ...] for array in arrays]
 
 
-def _joined(xp: Any, pieces: list[Any]) -> Any:
-    return pieces[0] if len(pieces) == 1 or pieces[0] is None else xp.concat(pieces, axis=0)
+def join(problem: Problem, parts: Sequence[Sequence[Any]]) -> list[Any]:
+    """Concatenate blocks of samples, array by array; `None` stays None."""
+    if len(parts) == 1:
+        return list(parts[0])
+    pieces = zip(*parts, strict=True)
+    return [None if piece[0] is None else problem.xp.concat(list(piece), axis=0) for piece in pieces]
 
 
 def _chosen(problem: Problem, target: Any) -> Problem:

@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 import numpy as np
 
 from xai_core.attribution.base import Attribution
-from xai_core.attribution.gradient import join, trim
 from xai_core.attribution.ruled import Plan, Ruled, blockwise, covered, fitted, seed, settled
 from xai_core.baselines import resolve_background, resolve_baseline
 from xai_core.blocks import blocks
@@ -22,7 +21,7 @@ from xai_core.errors import OptionError
 from xai_core.folding import fold, join_units
 from xai_core.model import Net
 from xai_core.operations import LINEAR, Program, Step, Tape, forward
-from xai_core.problem import Problem, gather
+from xai_core.problem import Problem, gather, join, trim
 from xai_core.propagation import Message, Operation, OwnPullback, Rule, kept
 from xai_core.targets import Pick
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from xai_core.attribution.base import Attribution, Explainer
-from xai_core.blocks import Block, spans
+from xai_core.blocks import spans
 from xai_core.model import Net
-from xai_core.problem import Problem, gather
+from xai_core.problem import Problem, gather, join, trim
 from xai_core.targets import Pick
 
 __all__ = ["Gradient", "InputXGradient"]
@@ -82,15 +82,3 @@ def _blockwise(problem: Problem, kernel: _Gradient) -> list[Any]:
         problem.work.add(block.width, block.width)
         parts.append(trim(found, block))
     return join(problem, parts)
-
-
-def trim(arrays: list[Any], block: Block) -> list[Any]:
-    """Drop the rows that only fill the block up."""
-    return list(arrays) if block.size == block.width else [array[: block.size, ...] for array in arrays]
-
-
-def join(problem: Problem, parts: list[list[Any]]) -> list[Any]:
-    """Concatenate blocks of samples, leaf by leaf."""
-    if len(parts) == 1:
-        return parts[0]
-    return [problem.xp.concat(list(pieces), axis=0) for pieces in zip(*parts, strict=True)]

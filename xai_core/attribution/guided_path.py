@@ -9,14 +9,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from xai_core.attribution.base import Attribution, Explainer, positive_int
-from xai_core.attribution.gradient import join, trim
 from xai_core.attribution.path import zero_sums
 from xai_core.attribution.quadrature import check_quadrature, quadrature
 from xai_core.baselines import resolve_baseline, sample_range, spatial_axes
 from xai_core.blocks import blocks, spans
 from xai_core.errors import InputError, OptionError, describe
 from xai_core.model import Net
-from xai_core.problem import Problem, gather, is_floating
+from xai_core.problem import Problem, gather, is_floating, join, trim
 from xai_core.targets import Pick
 
 __all__ = ["BlurIntegratedGradients", "GuidedIntegratedGradients", "SmoothTaylor"]

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from xai_core.attribution.base import Attribution, Explainer, positive_int
-from xai_core.attribution.gradient import InputXGradient, join, trim
+from xai_core.attribution.gradient import InputXGradient
 from xai_core.attribution.path import straight_points
 from xai_core.attribution.quadrature import check_quadrature, quadrature
 from xai_core.baselines import resolve_baseline
@@ -16,7 +16,7 @@ from xai_core.blocks import blocks
 from xai_core.errors import OptionError
 from xai_core.layers import Layer
 from xai_core.model import Net
-from xai_core.problem import Problem, gather
+from xai_core.problem import Problem, gather, join, trim
 from xai_core.targets import Pick
 
 __all__ = ["Conductance", "GradientXActivation", "InternalInfluence", "LayerActivation"]

@@ -11,12 +11,11 @@ import numpy as np
 
 from xai_core.attribution.base import Attribution, Explainer
 from xai_core.attribution.game import Removal, ignores_input, removed_scores, resolve_removal
-from xai_core.attribution.gradient import join, trim
 from xai_core.baselines import spatial_axes
 from xai_core.blocks import blocks, spans
 from xai_core.errors import OptionError, describe
 from xai_core.model import Net
-from xai_core.problem import Problem, gather, independent, is_floating
+from xai_core.problem import Problem, gather, independent, is_floating, join, trim
 from xai_core.targets import Pick
 
 __all__ = ["Occlusion"]

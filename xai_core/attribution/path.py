@@ -8,13 +8,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from xai_core.attribution.base import Attribution, Explainer, positive_int
-from xai_core.attribution.gradient import join, trim
 from xai_core.attribution.quadrature import check_quadrature, nested, quadrature
 from xai_core.baselines import resolve_background, resolve_baseline
 from xai_core.blocks import blocks, spans
 from xai_core.errors import ConvergenceError, OptionError, describe
 from xai_core.model import Net
-from xai_core.problem import Problem, gather
+from xai_core.problem import Problem, gather, join, trim
 from xai_core.structure import flatten
 from xai_core.targets import Pick
 

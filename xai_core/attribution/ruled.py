@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from xai_core.attribution.base import Explainer
-from xai_core.attribution.gradient import join, trim
 from xai_core.blocks import spans
 from xai_core.errors import CapabilityError, InputDependenceError, OptionError
 from xai_core.model import Net, bind
 from xai_core.operations import OperationTable, Program, Step, Tape, analyse, forward
-from xai_core.problem import Problem, Read, gather, settle
+from xai_core.problem import Problem, Read, gather, join, settle, trim
 from xai_core.propagation import Message, Rule, backward, coverage
 from xai_core.structure import flatten
 from xai_core.targets import Pick, fit_index
