@@ -16,7 +16,7 @@ from strict import second_device, strict_model
 
 import xai_core as xai
 from xai_core import metrics
-from xai_core.metrics import correlations, information, road, statistics
+from xai_core.metrics import correlations, imputation, information, statistics
 from xai_core.metrics.base import metric_class
 from xai_core.metrics.ground import PIXELS, open_ground
 from xai_core.testing import assert_close
@@ -679,20 +679,40 @@ def masks(kind, shape, rng):
 
 @pytest.mark.parametrize("kind", ["0.1", "0.5", "0.9", "block", "border", "none", "all but one"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("channel", [1, -1])
-def test_pixels_are_filled_in_as_their_sparse_system_says(kind, dtype, channel):
+@pytest.mark.parametrize(("channel", "sides"), [(1, (14, 11)), (-1, (14, 11)), (1, (6, 11))])
+@pytest.mark.parametrize("narrow", [None, 0])
+def test_pixels_are_filled_in_as_their_sparse_system_says(kind, dtype, channel, sides, narrow, monkeypatch):
+    if narrow is not None:
+        monkeypatch.setattr(imputation, "_NARROW", narrow)
     rng = np.random.default_rng(5)
-    images, holes = rng.normal(size=(3, 14, 11, 2)), masks(kind, (3, 14, 11), rng)
+    images, holes = rng.normal(size=(3, *sides, 2)), masks(kind, (3, *sides), rng)
     x = np.moveaxis(images, -1, channel).astype(dtype)
     model = xai.wrap(lambda x: x.reshape(len(x), -1)[:, :1], channel_axis=channel)
     with opened(model, explained(x, x, 0), metrics.ROAD()) as ground:
-        found = road.imputed(ground.problem, x, np.expand_dims(holes, channel))
+        found = imputation.imputed(ground.problem, x, np.expand_dims(holes, channel))
     assert found.dtype == x.dtype
     back = np.moveaxis(found, channel, -1)
     near = {"float32": 1e-4, "float64": 1e-8}[dtype]
     for i in range(3):
         np.testing.assert_allclose(back[i], literal.imputed(images[i], holes[i]), atol=near)
         np.testing.assert_array_equal(back[i][~holes[i]], images[i][~holes[i]].astype(dtype))
+
+
+def test_many_images_and_large_ones_are_filled_in_alike(monkeypatch):
+    rng = np.random.default_rng(6)
+    images, holes = rng.normal(size=(19, 1, 12, 97)), rng.random(size=(19, 1, 12, 97)) < 0.6
+    wide = np.concatenate([images, rng.normal(size=(19, 1, 86, 97))], axis=2)
+    gone = np.concatenate([holes, rng.random(size=(19, 1, 86, 97)) < 0.6], axis=2)
+    model = xai.wrap(lambda x: x.reshape(len(x), -1)[:, :1], channel_axis=1)
+    taken = []
+    kept = imputation._by_gradients
+    monkeypatch.setattr(imputation, "_by_gradients", lambda *given: taken.append(given) or kept(*given))
+    for x, where in ((images, holes), (images[:, :, :1], holes[:, :, :1]), (wide, gone)):
+        with opened(model, explained(x, x, 0), metrics.ROAD()) as ground:
+            found = imputation.imputed(ground.problem, x, where)
+        for i in (0, 8, 18):
+            np.testing.assert_allclose(found[i, 0], literal.imputed(x[i, 0, ..., None], where[i, 0])[..., 0], atol=1e-8)
+    assert len(taken) == 1
 
 
 @pytest.mark.parametrize("order", ["most", "least", "combined"])

@@ -8,21 +8,17 @@ from typing import Any, ClassVar
 import numpy as np
 
 from xai_core.baselines import spatial_axes
-from xai_core.errors import ConvergenceError, OptionError, describe
+from xai_core.errors import OptionError, describe
 from xai_core.explanation import Explanation
 from xai_core.metrics.base import Measured, Scored
 from xai_core.metrics.ground import PIXELS, Ground, Order
-from xai_core.model import Net
-from xai_core.problem import Problem, is_floating
+from xai_core.metrics.imputation import imputed
+from xai_core.problem import is_floating
 
-__all__ = ["ROAD", "imputed"]
+__all__ = ["ROAD"]
 
 _Host = np.ndarray[Any, Any]
 NOISE_PART = 3_540_000
-_SIDE, _CORNER = 1 / 6, 1 / 12
-"""Weights of the neighbours of a pixel at its sides and at its corners."""
-_TURNS, _ROUNDS = 8, 400
-"""Steps between two looks at what is left, and looks at most."""
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -116,102 +112,3 @@ def _scores(ground: Ground, order: Order, percentage: float, which: str, noise: 
         return ground.scores_of([problem.xp.astype(filled, leaf.dtype), *problem.leaves[1:]])[:, 0]
 
     return np.asarray(ground.known(("road", order.key, percentage, which, noise), make))
-
-
-def imputed(problem: Problem, leaf: Any, holes: _Host) -> Any:
-    """Images (batch, ...) with pixels filled in from their neighbours; `holes` are truths that broadcast to them.
-
-    The system is symmetric and positive definite, and solved for all images and channels at once by conjugate gradients, on
-    the model's device, until what is left is below 1e-5 of where it began (1e-10 in double precision).
-
-    Raises
-    ------
-    OptionError
-        If no pixel is left.
-    ConvergenceError
-        If it is not solved after very many steps.
-    """
-    xp = problem.xp
-    if np.any(np.all(holes, axis=tuple(range(1, holes.ndim)))):
-        raise OptionError("There must be a pixel left to fill others from.", received="all pixels filled")
-    axes = spatial_axes(problem, leaf)
-    wide = xp.astype(leaf, problem.accumulator_dtype(leaf))
-    hole = problem.to_device(holes.astype(np.float64), like=leaf)
-    small = 1e-10 if "64" in str(wide.dtype) else 1e-5
-    weights, state, first = problem.run(_Begin(axes), wide, hole)
-    whole = problem.to_host(first)
-    for _ in range(_ROUNDS):
-        state, left = problem.run(_Turn(axes), state, hole, weights)
-        if bool(np.all(problem.to_host(left) <= small**2 * np.maximum(whole, 1e-300))):
-            return problem.run(_End(), wide, state[0], hole)
-    raise ConvergenceError(
-        f"The pixels of ROAD were not filled in within {_TURNS * _ROUNDS} steps.", received=describe(leaf)
-    )
-
-
-def _neighbours(xp: Any, array: Any, axes: tuple[int, ...]) -> Any:
-    """Weighted sums of the neighbours of each pixel; what lies outside counts as zero."""
-    # Sides and corners are 1 2 1 along one axis times 1 2 1 along the other, without the middle.
-    found = array
-    for axis in axes:
-        edge = [slice(None)] * found.ndim
-        edge[axis] = slice(0, 1)
-        none = xp.zeros_like(found[tuple(edge)])
-        wide = xp.concat([none, found, none], axis=axis)
-        before, after = list(edge), list(edge)
-        before[axis], after[axis] = slice(0, -2), slice(2, None)
-        found = 2 * found + wide[tuple(before)] + wide[tuple(after)]
-    return _CORNER * found - 2 * _SIDE * array
-
-
-def _rest(xp: Any, guess: Any, hole: Any, weights: Any, axes: tuple[int, ...]) -> Any:
-    """Weight of the neighbours times a pixel minus their weighted sum, in holes."""
-    return hole * (weights * guess - _neighbours(xp, guess, axes))
-
-
-def _inner(xp: Any, a: Any, b: Any, axes: tuple[int, ...]) -> Any:
-    return xp.sum(a * b, axis=axes, keepdims=True)
-
-
-@dataclass(frozen=True)
-class _Begin:
-    """Kernel: weights of neighbours, where conjugate gradients start, the mean of what is known, and what is left."""
-
-    axes: tuple[int, ...]
-
-    def __call__(self, net: Net, image: Any, hole: Any) -> tuple[Any, list[Any], Any]:
-        xp, seen = net.xp, 1.0 - hole
-        weights = _neighbours(xp, xp.ones_like(hole[:1, ...]), self.axes)
-        mean = xp.sum(image * seen, axis=self.axes, keepdims=True) / xp.sum(seen, axis=self.axes, keepdims=True)
-        start = image * seen + mean * hole
-        left = -_rest(xp, start, hole, weights, self.axes)
-        inner = _inner(xp, left, left, self.axes)
-        return weights, [start, left, left, inner], inner
-
-
-@dataclass(frozen=True)
-class _Turn:
-    """Kernel: some steps of conjugate gradients."""
-
-    axes: tuple[int, ...]
-
-    def __call__(self, net: Net, state: list[Any], hole: Any, weights: Any) -> tuple[list[Any], Any]:
-        xp = net.xp
-        guess, left, along, inner = state
-        for _ in range(_TURNS):
-            moved = _rest(xp, along, hole, weights, self.axes)
-            size = _inner(xp, along, moved, self.axes)
-            going = size > 0
-            step = xp.where(going, inner / xp.where(going, size, xp.ones_like(size)), xp.zeros_like(size))
-            guess, left = guess + step * along, left - step * moved
-            new = _inner(xp, left, left, self.axes)
-            share = xp.where(inner > 0, new / xp.where(inner > 0, inner, xp.ones_like(inner)), xp.zeros_like(inner))
-            along, inner = left + share * along, new
-        return [guess, left, along, inner], inner
-
-
-class _End:
-    """Kernel: the solution in holes, the image elsewhere."""
-
-    def __call__(self, net: Net, image: Any, found: Any, hole: Any) -> Any:
-        return net.xp.where(hole > 0, found, image)
