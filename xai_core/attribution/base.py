@@ -5,24 +5,20 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
 from xai_core.errors import OptionError, UnknownNameError, describe
 from xai_core.explanation import Explanation, FeatureValues
-from xai_core.frames import is_frame, on_host
+from xai_core.frames import on_host
+from xai_core.options import Options, shown, snake_case
 from xai_core.problem import Problem, inspect_values, is_floating, open_problem
 from xai_core.progress import Progress
 from xai_core.structure import flatten
 
-__all__ = ["Attribution", "Explainer", "explainer_class", "methods", "snake_case"]
-
-
-def snake_case(name: str) -> str:
-    """`IntegratedGradients` -> `integrated_gradients`, `InputXGradient` -> `input_x_gradient`."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+__all__ = ["Attribution", "Explainer", "explainer_class", "methods"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +44,7 @@ _METHODS: dict[str, type[Explainer]] = {}
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class Explainer(ABC):
+class Explainer(Options, ABC):
     """Base of all methods: options are keyword arguments, fixed at construction and compared by value.
 
     Subclasses are frozen dataclasses with `eq=False, repr=False` (options may be arrays) and implement `attribute`.
@@ -90,18 +86,6 @@ class Explainer(ABC):
     def method_name(cls) -> str:
         """Name for `explain(method=...)`, the command line and files."""
         return snake_case(cls.__name__)
-
-    def options(self) -> dict[str, Any]:
-        """The options and their values."""
-        return {entry.name: getattr(self, entry.name) for entry in fields(self)}
-
-    def __eq__(self, other: object) -> bool:
-        if type(self) is not type(other) or not isinstance(other, Explainer):
-            return NotImplemented
-        return same_options(self.options(), other.options())
-
-    def __hash__(self) -> int:
-        return hash((type(self), tuple(self.options())))
 
     def __repr__(self) -> str:
         said = ", ".join(
@@ -293,33 +277,6 @@ def _plain(name: str) -> str:
 def methods() -> dict[str, type[Explainer]]:
     """All methods by snake-case name, aliases included."""
     return dict(sorted(_METHODS.items()))
-
-
-def same_options(a: Any, b: Any) -> bool:
-    """Equality of options that may hold arrays of any framework."""
-    if a is b:
-        return True
-    if type(a) is not type(b):
-        return False
-    if is_frame(a):
-        return bool(a.equals(b))
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same_options(a[key], b[key]) for key in a)
-    if isinstance(a, (tuple, list)):
-        return len(a) == len(b) and all(map(same_options, a, b))
-    if hasattr(a, "shape") and hasattr(a, "dtype"):
-        same_kind = tuple(a.shape) == tuple(b.shape) and str(a.dtype) == str(b.dtype)
-        return same_kind and bool(np.array_equal(np.asarray(a), np.asarray(b)))
-    return bool(a == b)
-
-
-def shown(value: Any) -> str:
-    """An option in few words: arrays, modules and layers by what they are."""
-    if isinstance(value, (tuple, list)):
-        return f"({', '.join(map(shown, value))})"
-    text = repr(value)
-    plain = isinstance(value, (str, bytes, Explainer)) or ("\n" not in text and len(text) < 200)
-    return text if plain and not hasattr(value, "dtype") else f"<{describe(value)}>"
 
 
 def positive_int(name: str, value: Any, least: int = 1) -> None:

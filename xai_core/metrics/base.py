@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from xai_core.attribution.base import same_options, shown, snake_case
 from xai_core.errors import CapabilityError, OptionError, UnknownNameError, describe
 from xai_core.explanation import Explanation
 from xai_core.metrics.ground import Ground, open_ground
+from xai_core.options import Options, same_options, shown, snake_case
 from xai_core.targets import SCALES
 
 __all__ = ["Measured", "Metric", "Scores", "all_metrics", "judge", "metric_class"]
@@ -114,7 +114,7 @@ _METRICS: dict[str, type[Metric]] = {}
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class Metric(ABC):
+class Metric(Options, ABC):
     """Base of all metrics: options are keyword arguments, fixed at construction and compared by value.
 
     Subclasses are frozen dataclasses with `eq=False, repr=False` and implement `measure`.
@@ -137,18 +137,6 @@ class Metric(ABC):
     def metric_name(cls) -> str:
         """Name for the command line, files and tables."""
         return snake_case(cls.__name__)
-
-    def options(self) -> dict[str, Any]:
-        """The options and their values."""
-        return {entry.name: getattr(self, entry.name) for entry in fields(self)}
-
-    def __eq__(self, other: object) -> bool:
-        if type(self) is not type(other) or not isinstance(other, Metric):
-            return NotImplemented
-        return same_options(self.options(), other.options())
-
-    def __hash__(self) -> int:
-        return hash((type(self), tuple(self.options())))
 
     def __repr__(self) -> str:
         said = ", ".join(
