@@ -26,10 +26,10 @@ from xai_core.errors import (
 )
 from xai_core.explanation import Explanation, to_host
 from xai_core.features import Elements, Features, resolve_features
-from xai_core.frames import is_frame
 from xai_core.graph import Graph, Node
 from xai_core.metrics.base import Measured, Metric, Scored
 from xai_core.metrics.ground import Ground, values_on_host
+from xai_core.metrics.maps import maps_of, side_by_side
 from xai_core.model import Bound, Net
 from xai_core.problem import Problem, gather, is_floating
 from xai_core.streams import Streams
@@ -62,16 +62,7 @@ def _explained(problem: Problem, explainer: Explainer) -> _Host:
     """Values of another question, in double precision and one row for each sample."""
     if explainer.uses_gradients():
         problem.bound.require_gradient(type(explainer).__name__)
-    return _rows([problem.to_host(value) for value in explainer.attribute_at_layer(problem).values])
-
-
-def _given(explanation: Explanation) -> _Host:
-    """The values of an explanation likewise."""
-    return _rows([np.asarray(v) if is_frame(v) else to_host(v) for v in flatten(explanation.values)[0]])
-
-
-def _rows(parts: Sequence[Any]) -> _Host:
-    return np.concatenate([np.asarray(part).astype(np.float64).reshape(len(part), -1) for part in parts], axis=1)
+    return side_by_side([problem.to_host(value) for value in explainer.attribute_at_layer(problem).values])
 
 
 def _norm(rows: _Host) -> _Host:
@@ -151,7 +142,7 @@ class Completeness(Metric):
 def _totals(explanation: Explanation) -> _Host:
     """Values that are to add up: those of features where there are such, for elements may repeat them."""
     if explanation.features is None:
-        return _given(explanation)
+        return maps_of(explanation)
     found = to_host(explanation.features.values).astype(np.float64)
     return np.where(np.isfinite(found), found, 0.0)
 
@@ -352,7 +343,7 @@ class InputInvariance(Metric):
         leaves = [leaf + shift if is_floating(leaf) else leaf for leaf in problem.leaves]
         moved = problem.inside(leaves, None, problem.streams)
         moved = replace(moved, bound=shifted(problem.bound, [is_floating(leaf) for leaf in problem.leaves], shift))
-        before, after = _given(explanation), _explained(moved, _explainer(explanation))
+        before, after = maps_of(explanation), _explained(moved, _explainer(explanation))
         apart = _norm(after - before)
         return Measured(_quotient(apart, np.maximum(_norm(before), _norm(after))))
 
@@ -518,7 +509,7 @@ class Linearity(Metric):
                 received=f"other={self.other}, which is explained for sample {int(np.argmax(own == partner))}",
                 fix="other=None takes the highest of the others.",
             )
-        first = _given(explanation)
+        first = maps_of(explanation)
         index = problem.to_device(partner[:, None])
         second = _explained(replace(problem.inside(problem.leaves, None, problem.streams), index=index), explainer)
         mixed = np.zeros_like(first)
@@ -702,7 +693,7 @@ class _Places:
 
     def flat(self, leaves: Sequence[Any]) -> _Host:
         """Inputs on the host, (batch, elements)."""
-        return _rows([self.problem.to_host(leaf) for leaf in leaves])
+        return side_by_side([self.problem.to_host(leaf) for leaf in leaves])
 
     def leaves(self, flat: _Host, like: Sequence[Any]) -> list[Any]:
         """Rows as inputs on the device."""

@@ -7,6 +7,7 @@ ask for other features, the rules of `xai_core.features` make them from the inpu
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +23,7 @@ from xai_core.streams import Streams
 from xai_core.structure import flatten
 from xai_core.targets import Pick
 
-__all__ = ["features_alone", "flat", "masked_map", "read_masks"]
+__all__ = ["features_alone", "flat", "maps_of", "masked_map", "read_masks", "side_by_side"]
 
 _Host = np.ndarray[Any, Any]
 
@@ -161,6 +162,17 @@ def _fitting(truth: _Host, shape: tuple[int, ...]) -> _Host | None:
             if truth.shape[axis] == 1 and (*truth.shape[:axis], *truth.shape[axis + 1 :]) == shape:
                 return truth.reshape(shape)
     return None
+
+
+def maps_of(explanation: Explanation) -> _Host:
+    """Values in double precision on the host, (batch, elements)."""
+    return side_by_side([to_host(value) for value in flatten(explanation.values)[0]])
+
+
+def side_by_side(parts: Sequence[_Host]) -> _Host:
+    """Arrays (rows, ...) on the host as one in double precision, (rows, elements)."""
+    wide = [flat(part).astype(np.float64, copy=False) for part in parts]
+    return wide[0] if len(wide) == 1 else np.concatenate(wide, axis=1)
 
 
 def flat(array: _Host) -> _Host:

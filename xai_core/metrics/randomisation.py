@@ -16,7 +16,8 @@ from xai_core.errors import BackendError, OptionError, describe
 from xai_core.explanation import Explanation
 from xai_core.metrics.base import Measured, Metric
 from xai_core.metrics.ground import Ground
-from xai_core.metrics.robustness import explained_again, explainer_of, maps_of, randomiser, same_numbers
+from xai_core.metrics.maps import maps_of
+from xai_core.metrics.robustness import explained_again, explainer_of, randomiser, same_numbers
 from xai_core.metrics.statistics import average_ranks, largest, pearson
 from xai_core.model import bind
 from xai_core.structure import flatten
@@ -166,7 +167,9 @@ class RandomLogit(_Similar):
         alike, total = self.alike(explanation, maps_of(explanation)), np.zeros(ground.batch)
         for block in spans(count, max(1, problem.rows // ground.batch), constant=problem.constant_shapes):
             rows = [row for row in range(ground.batch) for _ in range(block.width)]
-            leaves = [problem.xp.repeat(leaf, block.width, axis=0) for leaf in problem.leaves]
+            leaves = problem.leaves
+            if block.width > 1:
+                leaves = [problem.xp.repeat(leaf, block.width, axis=0) for leaf in leaves]
             inside = problem.inside(leaves, rows, same_numbers(ground, explanation, rows))
             chosen = classes[:, block.indices].reshape(-1, 1).astype(index.dtype)
             other = replace(inside, index=problem.to_device(chosen))

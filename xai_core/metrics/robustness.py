@@ -20,10 +20,11 @@ from xai_core.attribution.base import Attribution, Explainer, positive_int
 from xai_core.baselines import resolve_baseline, spatial_axes
 from xai_core.blocks import Block, spans
 from xai_core.errors import CapabilityError, IntegerInputError, NonFiniteError, OptionError, describe
-from xai_core.explanation import Explanation, to_host
+from xai_core.explanation import Explanation
 from xai_core.layers import Layer, LayerInfo, Visitor
 from xai_core.metrics.base import Measured, Metric
 from xai_core.metrics.ground import Ground
+from xai_core.metrics.maps import maps_of, side_by_side
 from xai_core.metrics.statistics import spearman
 from xai_core.model import LayerNet, Net
 from xai_core.problem import Problem, gather, is_floating
@@ -54,12 +55,6 @@ EPSILON = 1e-6
 """Least denominator of relative stability: the paper's epsilon_min."""
 
 
-def maps_of(explanation: Explanation) -> _Host:
-    """Values in double precision on the host, (batch, elements)."""
-    parts = [np.asarray(to_host(value)).astype(np.float64) for value in flatten(explanation.values)[0]]
-    return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
-
-
 def explained_again(
     ground: Ground, explanation: Explanation, problem: Problem, explain: Callable[[Problem], Attribution]
 ) -> _Host:
@@ -81,9 +76,8 @@ def explained_again(
     for value, leaf in zip(found, leaves, strict=True):
         # Halves are explained in single precision; the explanation has the dtype of its input.
         narrow = is_floating(leaf) and value.dtype != leaf.dtype
-        host = ground.on_host(problem.xp.astype(value, leaf.dtype) if narrow else value)
-        parts.append(host.reshape(len(host), -1))
-    maps = np.concatenate(parts, axis=1)
+        parts.append(ground.on_host(problem.xp.astype(value, leaf.dtype) if narrow else value))
+    maps = side_by_side(parts)
     if not np.all(np.isfinite(maps)):
         raise NonFiniteError(
             f"{type(explainer).__name__} gave NaN or infinity when it explained anew.",
@@ -517,12 +511,12 @@ class Consistency(Metric):
                     fix="discretise=lambda values: values.argmax(axis=1)",
                 )
             return found.reshape(len(found), -1)
-        signs = np.sign(maps)
         if self.discretise == "sign":
-            return signs
-        chosen = _largest(np.abs(maps), self.top)
-        # An element of zero speaks for nothing, wherever it is.
-        return chosen * (signs if self.discretise == "top_sign" else np.abs(signs))
+            return np.sign(maps)
+        places = _largest(np.abs(maps), self.top)
+        signs = np.sign(np.take_along_axis(maps, places, axis=1)).astype(np.int64)
+        # An element of zero speaks for nothing, wherever it is: 0, sorted in with the numbers of the others.
+        return np.sort((places + 1) * (signs if self.discretise == "top_sign" else np.abs(signs)), axis=1)
 
     def measure(self, ground: Ground, explanation: Explanation, masks: Any) -> Measured:
         classes, shape = ground.predicted()
@@ -546,12 +540,16 @@ class Consistency(Metric):
 
 
 def _largest(sizes: _Host, count: int) -> _Host:
-    """1 at the largest elements of each row, of equal ones at the first, else 0."""
+    """Where the largest elements of each row are, (rows, count) from left to right; of equal ones the first."""
     count = min(count, sizes.shape[1])
     least = np.partition(sizes, -count, axis=1)[:, -count, None]
-    above, equal = sizes > least, sizes == least
-    room = count - above.sum(axis=1, keepdims=True)
-    return (above | (equal & (np.cumsum(equal, axis=1) <= room))).astype(sizes.dtype)
+    chosen = sizes >= least
+    tied = np.count_nonzero(chosen, axis=1) > count
+    if np.any(tied):
+        above, equal = sizes[tied] > least[tied], sizes[tied] == least[tied]
+        room = count - np.count_nonzero(above, axis=1)[:, None]
+        chosen[tied] = above | (equal & (np.cumsum(equal, axis=1) <= room))
+    return np.nonzero(chosen)[1].reshape(len(sizes), count)
 
 
 def _has_classes(shape: tuple[int, ...]) -> bool:
