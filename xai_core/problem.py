@@ -27,7 +27,7 @@ from xai_core.model import Bound, Model, Net, bind
 from xai_core.progress import Progress
 from xai_core.streams import Streams, check_seed
 from xai_core.structure import flatten
-from xai_core.targets import Pick, Resolve, check_range, host_index
+from xai_core.targets import Beside, Pick, Resolve, check_range, host_index
 
 __all__ = [
     "Problem",
@@ -476,18 +476,18 @@ def resolve_predicted(problem: Problem) -> tuple[Problem, Any, tuple[int, ...]]:
 
 def resolve_beside(problem: Problem, leaves: list[Any]) -> tuple[Problem, Any]:
     """As `resolve`, and the scores (batch,) of changed inputs, found out in the same calls of the model where possible."""
-    if problem.index is None:
+    if problem.index is None or problem.rows < 2:
         # The predicted class is that of the inputs, and a callable may count on as many rows as there are samples.
         found = resolve(problem)
         return found, found.scores(leaves)
-    xp, batch = problem.xp, problem.batch
-    both = replace(
-        problem,
-        leaves=[xp.concat([own, other], axis=0) for own, other in zip(problem.leaves, leaves, strict=True)],
-        index=xp.concat([problem.index, problem.index], axis=0),
-    )
-    score, index, empty, _ = _resolved(both)
-    return settle(problem, score[:batch], index[:batch, ...], empty), score[batch:]
+    parts, empty = [], None
+    for block in spans(problem.batch, max(1, problem.rows // 2), constant=problem.constant_shapes):
+        rows = problem.indices(block.indices)
+        score, index, empty, other = problem.run(Beside(problem.pick), problem.leaves, leaves, rows, problem.index)
+        problem.work.add(2 * block.width)
+        parts.append(trim((score, index, other), block))
+    score, index, other = join(problem, parts)
+    return settle(problem, score, index, empty), other
 
 
 def _resolved(problem: Problem, predicts: bool = False) -> tuple[Any, Any, Any, Any]:

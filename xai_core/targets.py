@@ -18,7 +18,7 @@ from xai_core.errors import OutputError, TargetError, describe
 from xai_core.frames import is_series
 from xai_core.model import Net
 
-__all__ = ["SCALES", "Pick", "Resolve", "check_range", "fit_index", "host_index", "scaled"]
+__all__ = ["SCALES", "Beside", "Pick", "Resolve", "check_range", "fit_index", "host_index", "scaled"]
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,27 @@ class Resolve:
             return self.pick(xp, outputs, None), None, empty, largest
         index = fit_index(xp, outputs, chosen if rows is None or chosen is None else xp.take(chosen, rows, axis=0))
         return self.pick(xp, outputs, index), index, empty, largest
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Kernel: as `Resolve`, and the scores of changed inputs, which the model sees together with the inputs."""
+
+    pick: Pick
+
+    def __call__(
+        self, net: Net, leaves: list[Any], others: list[Any], rows: Any, chosen: Any
+    ) -> tuple[Any, Any, Any, Any]:
+        xp = net.xp
+
+        def twice(array: Any, other: Any) -> Any:
+            pair = [array, other] if rows is None else [xp.take(side, rows, axis=0) for side in (array, other)]
+            return xp.concat(pair, axis=0)
+
+        both = [twice(leaf, other) for leaf, other in zip(leaves, others, strict=True)]
+        score, index, empty, _ = Resolve(self.pick)(net, both, None, twice(chosen, chosen))
+        half = tuple(score.shape)[0] // 2
+        return score[:half, ...], index[:half, ...], empty, score[half:, ...]
 
 
 def _columns(xp: Any, outputs: Any) -> Any:

@@ -1317,3 +1317,22 @@ def test_a_metric_shows_its_progress(monkeypatch):
     assert said[1][2] == "closed"
     metrics.evaluate(net, explained(X, MAP), "deletion", progress=False)
     assert len(said) == 2
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 64])
+@pytest.mark.parametrize("metric", [metrics.AverageDrop(score="probability"), metrics.Completeness()])
+def test_inputs_and_changed_inputs_in_one_call_are_no_more_rows_than_asked_for(metric, size):
+    rng = np.random.default_rng(7)
+    weights, x = rng.normal(size=(6, 3)), rng.normal(size=(7, 6))
+    rows = []
+
+    def model(x):
+        rows.append(len(x))
+        return x @ weights
+
+    said = explained(x, x * weights[:, 1], 1)
+    whole = metric(xai.wrap(lambda x: x @ weights), said)
+    found = metric(xai.wrap(model, batch_size=size), said)
+    np.testing.assert_allclose(found.values, whole.values, rtol=1e-12)
+    assert max(rows) == min(size - size % 2 or 1, 14)
+    assert found.rows == whole.rows == (14, 0)

@@ -12,6 +12,7 @@ from xai_core.errors import OptionError, describe
 from xai_core.explanation import Explanation
 from xai_core.metrics.base import Measured, Metric, Scored
 from xai_core.metrics.ground import PIXELS, Ground
+from xai_core.model import Net
 from xai_core.problem import is_floating
 
 __all__ = ["PGI", "PGU", "AverageDrop", "AverageGain", "AverageIncrease", "Sufficiency"]
@@ -38,7 +39,6 @@ class _Weighted(Scored, abstract=True):
 
     def _weigh(self, ground: Ground, explanation: Explanation) -> _Host:
         problem = ground.opened
-        xp = problem.xp
         relevance = ground.relevance(explanation, self.features)
         low = np.where(relevance.own, relevance.values, np.inf).min(axis=1, keepdims=True)
         high = np.where(relevance.own, relevance.values, -np.inf).max(axis=1, keepdims=True)
@@ -56,9 +56,20 @@ class _Weighted(Scored, abstract=True):
                 )
             host = on_elements(weights, relevance.features.labels[position], 1.0)
             share, filling = problem.to_device(host, like=leaf), ground.removal(self.baseline).arrays[position]
-            wide = xp.astype(leaf, share.dtype), xp.astype(filling, share.dtype)
-            leaves.append(xp.astype(wide[1] + share * (wide[0] - wide[1]), leaf.dtype))
+            leaves.append(problem.run(_WEIGH, leaf, filling, share))
         return ground.scores_beside(leaves)
+
+
+class _Weigh:
+    """Kernel: an input where the share is 1, the filling where it is 0."""
+
+    def __call__(self, net: Net, leaf: Any, filling: Any, share: Any) -> Any:
+        xp = net.xp
+        own, off = xp.astype(leaf, share.dtype), xp.astype(filling, share.dtype)
+        return xp.astype(off + share * (own - off), leaf.dtype)
+
+
+_WEIGH = _Weigh()
 
 
 def on_elements(values: _Host, labels: _Host, rest: float) -> _Host:
