@@ -42,7 +42,7 @@ def torch_subject(kind: str, dtype: str = "float32") -> Subject:
             super().__init__()
             self.hidden, self.out = nn.Linear(6, 5), nn.Linear(5, 3)
             # Does nothing in evaluation, but has batch statistics that a careless toolkit would update.
-            self.norm = nn.BatchNorm1d(5, affine=False, eps=0.0)
+            self.norm = nn.BatchNorm1d(5, affine=False, eps=1e-12)
             self.drop = nn.Dropout(0.5)
             self.fail = fail
             self.to(first.dtype).eval()
