@@ -715,6 +715,36 @@ def test_many_images_and_large_ones_are_filled_in_alike(monkeypatch):
     assert len(taken) == 1
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_small_images_are_filled_in_in_double_precision(dtype):
+    rng = np.random.default_rng(8)
+    images, holes = rng.normal(size=(2, 3, 9, 8)).astype(dtype), rng.random(size=(2, 9, 8)) < 0.7
+    found = imputation._eliminated(images, holes)
+    for i in range(2):
+        wanted = literal.imputed(np.moveaxis(images[i], 0, -1).astype("float64"), holes[i])
+        np.testing.assert_allclose(np.moveaxis(found[i], 0, -1), wanted, atol=1e-12)
+
+
+def test_long_images_are_filled_in_fewer_together(monkeypatch):
+    rng = np.random.default_rng(9)
+    x, holes = rng.normal(size=(7, 1, 5, 40)), rng.random(size=(7, 1, 5, 40)) < 0.6
+    together = []
+    kept = imputation._eliminated
+    monkeypatch.setattr(
+        imputation, "_eliminated", lambda images, gone: together.append(len(images)) or kept(images, gone)
+    )
+    with opened(
+        xai.wrap(lambda x: x.reshape(len(x), -1)[:, :1], channel_axis=1), explained(x, x, 0), metrics.ROAD()
+    ) as ground:
+        whole = imputation.imputed(ground.problem, x, holes)
+        assert together == [7]
+        for room, sizes in ((3 * 40 * 25, [3, 3, 1]), (0, [1] * 7)):
+            together.clear()
+            monkeypatch.setattr(imputation, "_KEPT", room)
+            np.testing.assert_allclose(imputation.imputed(ground.problem, x, holes), whole, rtol=1e-12)
+            assert sorted(together, reverse=True) == sizes
+
+
 @pytest.mark.parametrize("order", ["most", "least", "combined"])
 def test_road_equals_its_paper(order):
     model, x, values = pictures()

@@ -22,6 +22,8 @@ _NARROW = 96
 """Pixels along the shorter side up to which elimination takes less time than conjugate gradients."""
 _TOGETHER = 8
 """Images that are eliminated together: fewer spend their time in the interpreter, more are too few parts for many cores."""
+_KEPT = 2**23
+"""Numbers that elimination keeps of the images that are together, where they are more than one."""
 _TURNS, _ROUNDS = 8, 400
 """Steps of conjugate gradients between two looks at what is left, and looks at most."""
 
@@ -49,7 +51,8 @@ def imputed(problem: Problem, leaf: Any, holes: _Host) -> Any:
     down, along = sorted(axes, key=lambda axis: -leaf.shape[axis])
     images = np.moveaxis(problem.to_host(leaf), (down, along), (-2, -1))
     gone = np.moveaxis(holes, (down, along), (-2, -1))[:, 0]
-    parts = [slice(start, start + _TOGETHER) for start in range(0, len(images), _TOGETHER)]
+    together = min(_TOGETHER, max(1, _KEPT // (leaf.shape[down] * leaf.shape[along] ** 2)))
+    parts = [slice(start, start + together) for start in range(0, len(images), together)]
     filled = np.concatenate(on_all_cores(lambda part: _eliminated(images[part], gone[part]), parts))
     return problem.to_device(np.moveaxis(filled, (-2, -1), (down, along)), like=leaf)
 
@@ -62,8 +65,9 @@ def _eliminated(images: _Host, holes: _Host) -> _Host:
     are 0 and stand alone.
     """
     batch, channels, height, width = images.shape
+    filled = images.astype(np.float64)
     weights = np.broadcast_to(_neighbours(np, np.ones((1, height, width)), (1, 2)), holes.shape)
-    known = _neighbours(np, np.where(holes[:, None], 0.0, images), (2, 3))
+    known = _neighbours(np, np.where(holes[:, None], 0.0, filled), (2, 3))
     counts = np.sum(holes, axis=2)
     most = [*(int(count) for count in np.max(counts, axis=0)), 0]
     columns = np.argsort(~holes, axis=2, kind="stable")
@@ -93,7 +97,6 @@ def _eliminated(images: _Host, holes: _Host) -> _Host:
         if below:
             solved = solved - kept[row][..., :below] @ found[:, row + 1, :below]
         found[:, row, :here] = solved
-    filled = images.astype(np.float64)
     image, line, number = np.nonzero(unknown)
     filled[image, :, line, columns[image, line, number]] = found[image, line, number]
     return filled
