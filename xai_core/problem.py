@@ -477,11 +477,12 @@ def resolve_predicted(problem: Problem) -> tuple[Problem, Any, tuple[int, ...]]:
 def resolve_beside(problem: Problem, leaves: list[Any]) -> tuple[Problem, Any]:
     """As `resolve`, and the scores (batch,) of changed inputs, found out in the same calls of the model where possible."""
     if problem.index is None or problem.rows < 2:
-        # The predicted class is that of the inputs, and a callable may count on as many rows as there are samples.
+        # The predicted class is that of the inputs, a callable may count on as many rows as there are samples, and a call
+        # of one row has no room for two.
         found = resolve(problem)
         return found, found.scores(leaves)
     parts, empty = [], None
-    for block in spans(problem.batch, max(1, problem.rows // 2), constant=problem.constant_shapes):
+    for block in spans(problem.batch, problem.rows // 2, constant=problem.constant_shapes):
         rows = problem.indices(block.indices)
         score, index, empty, other = problem.run(Beside(problem.pick), problem.leaves, leaves, rows, problem.index)
         problem.work.add(2 * block.width)

@@ -19,10 +19,9 @@ from xai_core.attribution.ablation import lost_one_by_one
 from xai_core.attribution.base import Explainer
 from xai_core.attribution.game import Game, Removal, resolve_removal
 from xai_core.attribution.noise import noise_spreads, noisy_copies
-from xai_core.backend import backend_of_array
 from xai_core.blocks import spans
 from xai_core.errors import CapabilityError, OptionError
-from xai_core.explanation import Explanation
+from xai_core.explanation import Explanation, to_host
 from xai_core.features import Features, Patches, resolve_features
 from xai_core.model import Net
 from xai_core.problem import Problem, gather, open_problem, resolve, resolve_beside, resolve_predicted
@@ -441,11 +440,7 @@ def values_on_host(explanation: Explanation, shapes: Sequence[tuple[int, ...]]) 
     OptionError
         If the values have no place in inputs of these shapes.
     """
-    parts = []
-    for value in flatten(explanation.values)[0]:
-        backend = backend_of_array(value)
-        host = np.asarray(value) if backend is None else backend.to_numpy(value)
-        parts.append(host.astype(np.float64))
+    parts = [to_host(value).astype(np.float64) for value in flatten(explanation.values)[0]]
     if len(parts) == len(shapes):
         found = [_placed(part, shape) for part, shape in zip(parts, shapes, strict=True)]
         if all(part is not None for part in found):
