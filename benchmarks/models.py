@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partialmethod
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 import xai_core as xai
 from xai_core.backend import backend_of_array
 
-__all__ = ["CASES", "PASSES", "Case", "explainers", "peer"]
+__all__ = ["CASES", "PASSES", "RESNETS_20", "Case", "explainers", "peer"]
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,14 @@ RESNET18 = (
     (512, 512, 1),
 )
 """Channels in, channels out and stride of the blocks."""
+RESNET20 = (*[(16, 16, 1)] * 3, (16, 32, 2), *[(32, 32, 1)] * 2, (32, 64, 2), *[(64, 64, 1)] * 2)
+"""Those of the usual net for images of 32 x 32 pixels, He et al. 2016, arXiv:1512.03385, section 4.2; shortcuts of another
+size are convolutions here."""
+
+
+def _first(rows: Any, count: int) -> Any:
+    """As many of the rows as are left to run."""
+    return rows if count >= int(rows.shape[0]) else rows[:count]
 
 
 def _torch_case(
@@ -158,11 +166,11 @@ def _torch_case(
     def loop(forward: int, backward: int, batch: int) -> None:
         rows = x[torch.arange(batch) % len(x)]
         for start in range(0, backward, batch):
-            part = rows[: min(batch, backward - start)].detach().requires_grad_(True)
+            part = _first(rows, backward - start).detach().requires_grad_(True)
             torch.autograd.grad(net(part)[:, 3].sum(), part)
         with torch.no_grad():
             for start in range(0, forward - backward, batch):
-                net(rows[: min(batch, forward - backward - start)])
+                net(_first(rows, forward - backward - start))
         wait(None)
 
     return Case(
@@ -173,6 +181,31 @@ def _torch_case(
 def torch_resnet18() -> Case:
     batch = 1 if DEVICE == "cpu" else 32
     return _torch_case("torch ResNet-18 224", resnet18(), (batch, 3, 224, 224), 1.05, 32, 32, "layer1")
+
+
+def torch_resnet20() -> Case:
+    import torch
+    from torch import nn
+
+    def unit(made: int, out: int, size: int, stride: int = 1) -> Any:
+        return nn.Sequential(nn.Conv2d(made, out, size, stride, size // 2, bias=False), nn.BatchNorm2d(out))
+
+    class Block(nn.Module):
+        def __init__(self, made: int, out: int, stride: int) -> None:
+            super().__init__()
+            self.a, self.b = unit(made, out, 3, stride), unit(out, out, 3)
+            self.skip = unit(made, out, 1, stride) if stride > 1 else nn.Identity()
+            self.first, self.last = nn.ReLU(), nn.ReLU()
+
+        def forward(self, x: Any) -> Any:
+            return self.last(self.b(self.first(self.a(x))) + self.skip(x))
+
+    torch.manual_seed(0)
+    blocks = [Block(*sizes) for sizes in RESNET20]
+    net = nn.Sequential(
+        unit(3, 16, 3), nn.ReLU(), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10),
+    )  # fmt: skip
+    return _torch_case("torch ResNet-20 32", net, (8, 3, 32, 32), None, 64, 256)
 
 
 def torch_cnn() -> Case:
@@ -213,10 +246,10 @@ def _jax_case(name: str, net: Any, shape: tuple[int, ...], steps: int, largest: 
     def loop(forward: int, backward: int, batch: int) -> None:
         rows = x[jnp.arange(batch) % len(x)]
         last: list[Any] = []
-        for _ in range(0, backward, batch):
-            last = [step(rows, state)]
-        for _ in range(0, forward - backward, batch):
-            last.append(forward_step(rows, state))
+        for start in range(0, backward, batch):
+            last = [step(_first(rows, backward - start), state)]
+        for start in range(0, forward - backward, batch):
+            last.append(forward_step(_first(rows, forward - backward - start), state))
         jax.block_until_ready(last)
 
     return Case(
@@ -246,6 +279,16 @@ def jax_cnn() -> Case:
 
 
 def jax_resnet18() -> Case:
+    net = _jax_resnet(RESNET18, 7, 1000)
+    return _jax_case("JAX ResNet-18 224", net, (1, 224, 224, 3), 32, 32, "blocks[1]")
+
+
+def jax_resnet20() -> Case:
+    return _jax_case("JAX ResNet-20 32", _jax_resnet(RESNET20, 3, 10), (8, 32, 32, 3), 64, 256)
+
+
+def _jax_resnet(sizes: Sequence[tuple[int, int, int]], stem: int, classes: int) -> Any:
+    """A ResNet of such blocks; where the first kernel is `stem` = 7 positions wide, it and a pooling halve the sides."""
     import jax
     from flax import nnx
 
@@ -270,16 +313,19 @@ def jax_resnet18() -> Case:
 
     class ResNet(nnx.Module):
         def __init__(self) -> None:
-            self.stem, self.head = Unit(3, 64, 7, 2), nnx.Linear(512, 1000, rngs=rngs)
-            self.blocks = nnx.List([Block(*sizes) for sizes in RESNET18])
+            self.stem = Unit(3, sizes[0][0], stem, 2 if stem == 7 else 1)
+            self.blocks = nnx.List([Block(*each) for each in sizes])
+            self.head = nnx.Linear(sizes[-1][1], classes, rngs=rngs)
 
         def __call__(self, x: Any) -> Any:
-            x = nnx.max_pool(jax.nn.relu(self.stem(x)), (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+            x = jax.nn.relu(self.stem(x))
+            if stem == 7:
+                x = nnx.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
             for block in self.blocks:
                 x = block(x)
             return self.head(x.mean((1, 2)))
 
-    return _jax_case("JAX ResNet-18 224", ResNet(), (1, 224, 224, 3), 32, 32, "blocks[1]")
+    return ResNet()
 
 
 def jax_mlp() -> Case:
@@ -317,10 +363,10 @@ def _tensorflow_case(name: str, net: Any, shape: tuple[int, ...], steps: int, la
 
     def loop(forward: int, backward: int, batch: int) -> None:
         rows = tf.gather(x, tf.range(batch) % x.shape[0])
-        for _ in range(0, backward, batch):
-            step(rows)
-        for _ in range(0, forward - backward, batch):
-            forward_step(rows)
+        for start in range(0, backward, batch):
+            step(_first(rows, backward - start))
+        for start in range(0, forward - backward, batch):
+            forward_step(_first(rows, forward - backward - start))
 
     return Case(
         name, net, x, 3, loop, lambda values: values, _limit(shape), steps, largest, None, _rule_limit(shape, 1.15)
@@ -348,6 +394,16 @@ def tensorflow_cnn() -> Case:
 
 
 def tensorflow_resnet18() -> Case:
+    net = _tensorflow_resnet(RESNET18, 7, 1000)
+    return _tensorflow_case("TensorFlow ResNet-18 224", net, (1, 224, 224, 3), 32, 32)
+
+
+def tensorflow_resnet20() -> Case:
+    return _tensorflow_case("TensorFlow ResNet-20 32", _tensorflow_resnet(RESNET20, 3, 10), (8, 32, 32, 3), 64, 256)
+
+
+def _tensorflow_resnet(sizes: Sequence[tuple[int, int, int]], stem: int, classes: int) -> Any:
+    """As `_jax_resnet`."""
     import tensorflow as tf
 
     rng = np.random.default_rng(0)
@@ -378,16 +434,20 @@ def tensorflow_resnet18() -> Case:
     class ResNet(tf.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            self.stem, self.blocks = Unit(3, 64, 7, 2), [Block(*sizes) for sizes in RESNET18]
-            self.head = tf.Variable(rng.normal(size=(512, 1000), scale=0.04).astype("float32"))
+            self.stem = Unit(3, sizes[0][0], stem, 2 if stem == 7 else 1)
+            self.blocks = [Block(*each) for each in sizes]
+            width = sizes[-1][1]
+            self.head = tf.Variable(rng.normal(size=(width, classes), scale=width**-0.5).astype("float32"))
 
         def __call__(self, x: Any) -> Any:
-            x = tf.nn.max_pool2d(tf.nn.relu(self.stem(x)), 3, 2, [[0, 0], [1, 1], [1, 1], [0, 0]])
+            x = tf.nn.relu(self.stem(x))
+            if stem == 7:
+                x = tf.nn.max_pool2d(x, 3, 2, [[0, 0], [1, 1], [1, 1], [0, 0]])
             for block in self.blocks:
                 x = block(x)
             return tf.matmul(tf.reduce_mean(x, (1, 2)), self.head)
 
-    return _tensorflow_case("TensorFlow ResNet-18 224", ResNet(), (1, 224, 224, 3), 32, 32)
+    return ResNet()
 
 
 def tensorflow_mlp() -> Case:
@@ -418,6 +478,12 @@ CASES: dict[str, Callable[[], Case]] = {
     "tensorflow-cnn": tensorflow_cnn,
     "tensorflow-mlp": tensorflow_mlp,
 }
+RESNETS_20: dict[str, Callable[[], Case]] = {
+    "torch": torch_resnet20,
+    "jax": jax_resnet20,
+    "tensorflow": tensorflow_resnet20,
+}
+"""What metrics are timed on beside the small nets, by framework."""
 
 
 def grad_cam(case: Case, method: str) -> Callable[[], Any] | None:

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 __all__ = ["Block", "blocks", "spans", "stride"]
 
 
+_EACH = 1 / 32
+
+
 @dataclass(frozen=True)
 class Block:
     """A part of one axis: `indices` repeats the last of its `size` own items to fill the block up."""
@@ -28,14 +31,17 @@ class Block:
 
 
 def stride(total: int, limit: int, *, constant: bool) -> int:
-    """Items per block, at most `limit`: evenly many, or where blocks must have one shape, the size that fills up least."""
+    """Items per block, at most `limit`: evenly many, or where blocks must have one shape, those with least to fill up.
+
+    There, a block more counts as much as a part `_EACH` of the limit to fill up.
+    """
     limit = max(1, limit)
     if total <= limit:
         return max(1, total)
     if not constant:
         return -(-total // -(-total // limit))
     sizes = range(limit, (limit + 1) // 2 - 1, -1)
-    return min((size for size in sizes if size > 0), key=lambda size: (-(-total // size) * size, -size))
+    return min((size for size in sizes if size > 0), key=lambda size: -(-total // size) * (size + limit * _EACH))
 
 
 def spans(total: int, limit: int, *, constant: bool) -> Iterator[Block]:

@@ -335,11 +335,26 @@ def test_uncertainty_by_values_of_data():
         np.testing.assert_allclose(found[i], wanted, atol=1e-10)
 
 
+def test_sums_over_an_axis_are_those_of_numpy():
+    rng = np.random.default_rng(0)
+    for size in (1, 3, 7, 8, 40):
+        for values, axis in ((rng.normal(size=(4, 5, size)), 2), (rng.normal(size=(4, size, 5)), 1)):
+            np.testing.assert_array_equal(statistics.total(values, axis), values.sum(axis=axis, keepdims=True))
+
+
 def test_ranks_of_equal_values_are_the_mean_of_theirs():
     rng = np.random.default_rng(0)
     a, b = rng.integers(0, 4, size=(2, 50, 9)).astype(float)
     wanted = [scipy.stats.spearmanr(x, y).statistic for x, y in zip(a, b, strict=True)]
     np.testing.assert_allclose(statistics.spearman(a, b), wanted, atol=1e-12)
+    flat = np.ones_like(a)
+    assert not statistics.spearman(a, flat).any()
+    assert not statistics.spearman(flat, b).any()
+    many = rng.normal(size=(2, 40, 1000))  # correlated on several cores, without and with a pair of equal numbers
+    for _ in range(2):
+        wanted = [scipy.stats.spearmanr(x, y).statistic for x, y in zip(*many, strict=True)]
+        np.testing.assert_allclose(statistics.spearman(*many), wanted, atol=1e-12)
+        many[1, 7, 3] = many[1, 7, 4]
     np.testing.assert_array_equal(statistics.average_ranks(np.array([3.0, 1.0, 3.0, 3.0])), [3, 1, 3, 3])
     # Few and many ties, ties across the ends of rows, and as many numbers as are ranked on several cores.
     for top, shape in ((3, (4, 5)), (2**40, (40, 1000)), (900, (3, 17, 1000)), (1, (40, 1000)), (5, (2**16,))):

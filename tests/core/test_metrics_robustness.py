@@ -16,6 +16,7 @@ import xai_core as xai
 from xai_core import metrics
 from xai_core.attribution.base import Attribution, Explainer
 from xai_core.metrics import robustness
+from xai_core.problem import LEAST_ROWS
 from xai_core.streams import Streams
 
 RNG = np.random.default_rng(0)
@@ -440,12 +441,27 @@ def test_memory_does_not_grow_with_samples():
     model = xai.wrap(lambda x: x[:, :2] + x.mean(1, keepdims=True), batch_size=8)
     found = _Input()(model, x)
     peaks = []
-    for samples in (8, 64):
+    for samples in (16, 128):
         tracemalloc.start()
         metrics.RelativeOutputStability(samples=samples)(model, found)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.2 * peaks[0]
+
+
+def test_no_call_of_the_model_has_more_rows_than_fit():
+    """Changed inputs are made for several calls at once."""
+    sizes = []
+
+    def counted(x):
+        sizes.append(len(x))
+        return x[:, :2] + x.mean(1, keepdims=True)
+
+    found = _Input()(counted, np.linspace(0.1, 1.0, 50_000, dtype="float32")[None])
+    for metric in (metrics.RelativeOutputStability(samples=40), metrics.PGI(samples=40), metrics.PGU(samples=40)):
+        sizes.clear()
+        metric(counted, found)
+        assert LEAST_ROWS / 2 < max(sizes) <= LEAST_ROWS
 
 
 def test_half_precision_is_rounded_as_the_explanation_is():
@@ -525,3 +541,8 @@ def test_the_largest_of_equal_values_are_the_first_ones():
     for sizes in (rng.random((5, 40)), rng.integers(0, 4, (5, 40)).astype(float), np.zeros((2, 7)), np.ones((2, 3))):
         wanted = np.sort(np.argsort(-sizes, axis=1, kind="stable")[:, :5], axis=1)
         np.testing.assert_array_equal(robustness._largest(sizes, 5), wanted)
+    for width in (400, 401, 3000):  # runs of 20 and of 64, and some elements in none
+        for top in (3, 200, 2**40):
+            sizes = rng.integers(0, top, (5, width)).astype(float)
+            wanted = np.sort(np.argsort(-sizes, axis=1, kind="stable")[:, :5], axis=1)
+            np.testing.assert_array_equal(robustness._largest(sizes, 5), wanted)

@@ -69,7 +69,7 @@ class _NoiseTunnel(Explainer):
         fix = f'add it at the embedding: {type(self).__name__}(..., layer="embedding").'
         spread = noise_spreads(problem, self.noise, fix)
         count, mean, deviations, found = 0, None, None, None
-        for block in spans(self.samples, max(1, problem.rows // batch), constant=problem.constant_shapes):
+        for block in spans(self.samples, max(1, problem.held // batch), constant=problem.constant_shapes):
             rows = [row for row in range(batch) for _ in range(block.width)]
             noisy = []
             for position, leaf in enumerate(problem.leaves):

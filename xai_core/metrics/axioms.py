@@ -657,6 +657,7 @@ class _Places:
     def __init__(self, problem: Problem, features: Features) -> None:
         self.features = features
         self._shapes = [tuple(leaf.shape)[1:] for leaf in problem.varied]
+        self.size = sum(map(math.prod, self._shapes))
         self._known: dict[int, list[_Host]] = {}
         self.problem = problem
 
@@ -722,10 +723,9 @@ def _find_pairs(ground: Ground, places: _Places, samples: int) -> list[list[tupl
     for draw in range(samples):
         numbers = np.stack([own[draw].normal(size=2) for own in sources]) * spread
 
-        def alone(row: int, one: int, numbers: _Host = numbers) -> _Host:
-            made = np.full(given.shape[1], numbers[row, 0])
-            made[elements[row][one]] = numbers[row, 1]
-            return made
+        def alone(out: _Host, row: int, one: int, numbers: _Host = numbers) -> None:
+            out[:] = numbers[row, 0]
+            out[elements[row][one]] = numbers[row, 1]
 
         alike[:, :, draw] = _probe(ground, places, alone, count)
     slack = ground.rounding() * np.abs(alike).max(axis=(1, 2), initial=0.0)
@@ -758,12 +758,11 @@ def _swap(
     holds = np.ones((len(pairs), most), dtype=bool)
     for draw in points:
 
-        def swapped(row: int, number: int, draw: _Host = draw) -> _Host:
-            made = draw[row].copy()
+        def swapped(out: _Host, row: int, number: int, draw: _Host = draw) -> None:
+            out[:] = draw[row]
             if number and number <= len(pairs[row]):
                 i, j = (places.of(row)[one] for one in pairs[row][number - 1])
-                made[i], made[j] = draw[row][j], draw[row][i]
-            return made
+                out[i], out[j] = draw[row][j], draw[row][i]
 
         scores = _probe(ground, places, swapped, most + 1)
         # Relative to the largest score before: one near zero may be the difference of large numbers.
@@ -772,13 +771,16 @@ def _swap(
     return holds
 
 
-def _probe(ground: Ground, places: _Places, make: Callable[[int, int], _Host], count: int) -> _Host:
-    """Scores (batch, count) of the inputs `make(row, number)`."""
+def _probe(ground: Ground, places: _Places, fill: Callable[[_Host, int, int], None], count: int) -> _Host:
+    """Scores (batch, count) of inputs, of which `fill(out, row, number)` writes one."""
     problem = ground.problem
     found = []
-    for block in spans(count, max(1, problem.rows // problem.batch), constant=problem.constant_shapes):
-        rows = np.stack([make(row, min(number, count - 1)) for row in range(problem.batch) for number in block.indices])
-        leaves = places.leaves(rows, problem.leaves)
+    for block in spans(count, max(1, problem.held // problem.batch), constant=problem.constant_shapes):
+        rows = np.empty((problem.batch, block.width, places.size))
+        for row in range(problem.batch):
+            for place, number in enumerate(block.indices):
+                fill(rows[row, place], row, number)
+        leaves = places.leaves(rows.reshape(-1, places.size), problem.leaves)
         found.append(ground.scores_of(leaves, block.width)[:, : block.size])
     return np.concatenate(found, axis=1)
 
@@ -788,7 +790,7 @@ def _alike(scores: _Host, elements: Sequence[_Host], slack: float) -> list[list[
     sizes = np.array([len(own) for own in elements])
     groups = _cut(np.flatnonzero(sizes), sizes, 0.0)
     for column in scores.T:
-        groups = [part for group in groups for part in _cut(group, column, slack)]
+        groups = [part for group in groups if len(group) > 1 for part in _cut(group, column, slack)]
     return [sorted(group.tolist()) for group in groups if len(group) > 1]
 
 

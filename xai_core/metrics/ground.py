@@ -23,6 +23,7 @@ from xai_core.blocks import spans
 from xai_core.errors import CapabilityError, OptionError
 from xai_core.explanation import Explanation, to_host
 from xai_core.features import Features, Patches, resolve_features
+from xai_core.metrics.statistics import total
 from xai_core.model import Net
 from xai_core.problem import Problem, gather, open_problem, resolve, resolve_beside, resolve_predicted
 from xai_core.progress import Progress
@@ -186,10 +187,10 @@ class Ground:
             parts = values_on_host(explanation, [tuple(leaf.shape) for leaf in self.opened.varied])
             if off is not None:
                 parts = [part * self._away(off, place) for place, part in enumerate(parts)]
-            total = np.zeros((self.batch, features.count))
+            sums = np.zeros((self.batch, features.count))
             for labels, part in zip(features.labels, parts, strict=True):
-                total += _sums_by_label(labels, part, features.count)
-            return Relevance(key, features, total)
+                sums += _sums_by_label(labels, part, features.count)
+            return Relevance(key, features, sums)
 
         return self.known(key, make)
 
@@ -365,7 +366,8 @@ class Ground:
                 for spread, share in zip(spreads, where, strict=False)
             ]
         every = range(self.batch)
-        for block in spans(samples, max(1, problem.rows // self.batch), constant=problem.constant_shapes):
+        together = min(problem.rows, max(1, problem.held // self.batch))
+        for block in spans(samples, together, constant=problem.constant_shapes):
             drawn = [
                 None if spread is None else problem.normal(every, block.indices, position, part=use + position)
                 for position, spread in enumerate(spreads)
@@ -465,15 +467,18 @@ def _sums_by_label(labels: _Host, part: _Host, count: int) -> _Host:
     """Sums (batch, count) of the values of each sample at the elements that have a label."""
     batch = len(part)
     # Elements that no label tells apart come together first; a map with one channel counts once.
-    alike = tuple(axis for axis in range(1, part.ndim) if labels.shape[axis] == 1)
-    part = part.sum(axis=alike, keepdims=True)
+    for axis in range(1, part.ndim):
+        if labels.shape[axis] == 1:
+            part = total(part, axis)
     # Where channels are features of their own, each gets the value of such a map.
     wide = np.broadcast_to(part, (batch, *labels.shape[1:])).reshape(batch, -1)
+    if len(labels) == 1 and np.array_equal(labels.reshape(-1), np.arange(count)):
+        return wide
     # One more for what has no label.
     shifted = np.where(labels >= 0, labels, count).reshape(len(labels), -1)
     places = shifted + (count + 1) * np.arange(batch)[:, None]
-    total = np.bincount(places.reshape(-1), weights=wide.reshape(-1), minlength=batch * (count + 1))
-    return total.reshape(batch, count + 1)[:, :count]
+    sums = np.bincount(places.reshape(-1), weights=wide.reshape(-1), minlength=batch * (count + 1))
+    return sums.reshape(batch, count + 1)[:, :count]
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from xai_core.errors import InputError, NonFiniteError, OptionError, describe
 from xai_core.explanation import Explanation, to_host
 from xai_core.frames import is_frame
 from xai_core.metrics.ground import Ground, Relevance, values_on_host
+from xai_core.metrics.statistics import total
 from xai_core.model import bind, wrap
 from xai_core.problem import Problem, Work
 from xai_core.streams import Streams
@@ -119,7 +120,7 @@ def _maps(values: _Host, given: tuple[int, ...], channel_axis: int) -> list[_Hos
         return [values]
     channel = channel_axis % values.ndim
     axes = [channel] if values.ndim > 3 else [channel, 3 - channel]
-    return [values.sum(axis=axis) for axis in axes]
+    return [total(values, axis).squeeze(axis) for axis in axes]
 
 
 def read_masks(masks: Any, metric: str) -> _Host:

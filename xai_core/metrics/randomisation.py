@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,7 +19,7 @@ from xai_core.metrics.base import Measured, Metric
 from xai_core.metrics.ground import Ground
 from xai_core.metrics.maps import maps_of
 from xai_core.metrics.robustness import explained_again, explainer_of, randomiser, same_numbers
-from xai_core.metrics.statistics import average_ranks, largest, pearson
+from xai_core.metrics.statistics import largest, pearson, spearman_with
 from xai_core.model import bind
 from xai_core.structure import flatten
 
@@ -61,10 +62,10 @@ class _Similar(Metric, abstract=True):
     def alike(self, explanation: Explanation, base: _Host) -> Callable[[_Host], _Host]:
         """Similarity (batch,) of maps (batch, elements) to some, as a function: 1 where they are the same numbers."""
         a = np.abs(base) if self.absolute else base
-        ranks = average_ranks(a) if self.similarity == "spearman" else a
-        return lambda maps: self._alike(explanation, a, ranks, np.abs(maps) if self.absolute else maps)
+        correlation = spearman_with(a) if self.similarity == "spearman" else partial(pearson, a)
+        return lambda maps: self._alike(explanation, correlation, a, np.abs(maps) if self.absolute else maps)
 
-    def _alike(self, explanation: Explanation, a: _Host, ranks: _Host, b: _Host) -> _Host:
+    def _alike(self, explanation: Explanation, correlation: Callable[[_Host], _Host], a: _Host, b: _Host) -> _Host:
         if callable(self.similarity):
             found = np.asarray(self.similarity(a, b), dtype=np.float64)
             if found.shape != (len(a),):
@@ -79,9 +80,8 @@ class _Similar(Metric, abstract=True):
             sizes = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
             found = np.clip(np.sum(a * b, axis=1) / np.where(sizes > 0, sizes, 1.0), -1.0, 1.0)
         else:
-            sides = ranks, average_ranks(b) if self.similarity == "spearman" else b
             # Two maps without any differences put their elements in the same order; of one alone nothing is known.
-            found = np.where(_flat(a) & _flat(b), 1.0, pearson(*sides))
+            found = np.where(_flat(a) & _flat(b), 1.0, correlation(b))
         return np.asarray(np.where(np.all(a == b, axis=1), 1.0, found))
 
 
@@ -165,7 +165,7 @@ class RandomLogit(_Similar):
         )
         classes = places + (places >= own[:, None])
         alike, total = self.alike(explanation, maps_of(explanation)), np.zeros(ground.batch)
-        for block in spans(count, max(1, problem.rows // ground.batch), constant=problem.constant_shapes):
+        for block in spans(count, max(1, problem.held // ground.batch), constant=problem.constant_shapes):
             rows = [row for row in range(ground.batch) for _ in range(block.width)]
             leaves = problem.leaves
             if block.width > 1:
@@ -357,8 +357,10 @@ def _entropies(maps: _Host, bins: int) -> _Host:
     low = np.min(maps, axis=1, keepdims=True)
     width = np.max(maps, axis=1, keepdims=True) - low
     flat = _flat(maps)
+    within = maps - low
+    within *= bins / np.where(flat[:, None], 1.0, width)
     # The largest value belongs to the last bin.
-    bin_of = np.minimum((maps - low) * (bins / np.where(flat[:, None], 1.0, width)), bins - 1).astype(np.int64)
-    place = bin_of + bins * np.arange(len(maps))[:, None]
+    place = np.minimum(within, bins - 1, out=within).astype(np.int64)
+    place += bins * np.arange(len(maps))[:, None]
     share = np.bincount(place.reshape(-1), minlength=bins * len(maps)).reshape(-1, bins) / maps.shape[1]
     return np.where(flat, 0.0, -np.sum(share * np.log(np.where(share > 0, share, 1.0)), axis=1))

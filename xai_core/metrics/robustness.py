@@ -24,7 +24,7 @@ from xai_core.explanation import Explanation
 from xai_core.layers import Layer, LayerInfo, Visitor
 from xai_core.metrics.base import Measured, Metric
 from xai_core.metrics.ground import Ground
-from xai_core.metrics.maps import maps_of, side_by_side
+from xai_core.metrics.maps import flat, maps_of, side_by_side
 from xai_core.metrics.statistics import spearman
 from xai_core.model import LayerNet, Net
 from xai_core.problem import Problem, gather, is_floating
@@ -148,7 +148,7 @@ def _copies(
 
 
 def _blocks(problem: Problem, draws: int) -> Iterator[Block]:
-    return spans(draws, max(1, problem.rows // problem.batch), constant=problem.constant_shapes)
+    return spans(draws, max(1, problem.held // problem.batch), constant=problem.constant_shapes)
 
 
 class _Add:
@@ -179,7 +179,10 @@ def _changes(problem: Problem, draws: Sequence[int], radius: float) -> list[_Hos
         uniform = problem.streams.uniform(range(problem.batch), draws, count, NEIGHBOUR_PART + position)
         placed = uniform.reshape(problem.batch, len(draws), *last)
         moved = placed if channel is None else np.moveaxis(placed, -1, channel + 1)
-        changes.append(np.float32(radius) * (2 * moved - 1))
+        moved *= 2
+        moved -= 1
+        moved *= np.float32(radius)
+        changes.append(moved)
     return changes
 
 
@@ -195,12 +198,16 @@ def _changed(problem: Problem, changes: Sequence[_Host | None], width: int) -> l
     return leaves
 
 
-def _relative(change: _Host, of: _Host) -> _Host:
-    """Norms over the last axis of changes relative to what changes, element by element."""
+def _length(rows: _Host) -> _Host:
+    """Norms over the last axis."""
+    return np.asarray(np.sqrt(np.vecdot(rows, rows)))
+
+
+def _divisors(of: _Host) -> _Host:
+    """What changes of elements (..., elements) are divided by to be relative ones."""
     size = np.abs(of)
     largest = np.max(size, axis=-1, keepdims=True, initial=0.0)
-    least = np.where(largest > 0, np.maximum(size, FLOOR * largest), 1.0)
-    return np.linalg.norm(change / least, axis=-1)
+    return np.where(largest > 0, np.maximum(size, FLOOR * largest), 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,8 +228,9 @@ def _neighbours(ground: Ground, explanation: Explanation, stage: _Stage, radius:
 
     def make() -> _Found:
         problem = stage.problem
-        base = maps_of(explanation)[:, None, :]
-        held = [ground.on_host(leaf)[:, None, ...] if is_floating(leaf) else None for leaf in problem.varied]
+        base = maps_of(explanation)
+        points = side_by_side([ground.on_host(leaf) for leaf in problem.varied if is_floating(leaf)])
+        divisors, below = _divisors(base), _divisors(points)
         numbers = np.zeros((4, ground.batch, samples))
         drawn: list[list[_Host | None]] = []
 
@@ -231,18 +239,12 @@ def _neighbours(ground: Ground, explanation: Explanation, stage: _Stage, radius:
             return _changed(problem, drawn[0], block.width)
 
         for block, maps in _copies(ground, explanation, stage, samples, change):
-            place = slice(block.start, block.start + block.size)
-            moves, points = [], []
-            for leaf, part in zip(held, drawn[0], strict=True):
-                if leaf is not None and part is not None:
-                    wide = part[:, : block.size].astype(np.float64).reshape(ground.batch, block.size, -1)
-                    moves.append(wide)
-                    points.append(leaf.reshape(ground.batch, 1, -1))
-            move, point = np.concatenate(moves, axis=-1), np.concatenate(points, axis=-1)
-            numbers[0, :, place] = np.linalg.norm(maps - base, axis=-1)
-            numbers[1, :, place] = np.linalg.norm(move, axis=-1)
-            numbers[2, :, place] = _relative(maps - base, base)
-            numbers[3, :, place] = _relative(move, point)
+            # Draw by draw, which stays in the processor's caches.
+            for number in range(block.size):
+                off = maps[:, number] - base
+                move = side_by_side([part[:, number] for part in drawn[0] if part is not None])
+                lengths = _length(off), _length(move), _length(off / divisors), _length(move / below)
+                numbers[:, :, block.start + number] = lengths
         return _Found(*numbers)
 
     return ground.known(("neighbours", ground.key(explanation), stage.key, radius, samples), make)
@@ -416,28 +418,27 @@ class Continuity(Metric):
         count = max(map(len, places))
         moves = [(axis, way * by) for axis in range(count) for by in range(1, self.shifts + 1) for way in (1, -1)]
         filling = resolve_baseline(problem, self.baseline)
-        distances = np.zeros((ground.batch, len(moves)))
+        squares = np.zeros((ground.batch, len(moves)))
 
         def change(block: Block) -> list[Any]:
-            squares = np.zeros((ground.batch, block.width))
-            leaves = []
+            chosen, leaves = [moves[draw] for draw in block.indices], []
             for leaf, fill, own in zip(problem.leaves, filling, places, strict=True):
-                chosen = [moves[draw] for draw in block.indices]
                 copies = [_moved(xp, leaf, fill, own[axis], by) if axis < len(own) else leaf for axis, by in chosen]
                 wide = xp.stack(copies, axis=1)
                 leaves.append(xp.reshape(wide, (ground.batch * block.width, *tuple(leaf.shape)[1:])))
                 if own:
-                    off = ground.on_host(wide) - ground.on_host(leaf)[:, None, ...]
-                    squares += np.sum(off.reshape(ground.batch, block.width, -1) ** 2, axis=-1)
-            distances[:, block.start : block.start + block.size] = np.sqrt(squares[:, : block.size])
+                    still = ground.on_host(leaf)
+                    for number, moved in enumerate(copies[: block.size]):
+                        off = flat(ground.on_host(moved) - still)
+                        squares[:, block.start + number] += np.vecdot(off, off)
             return leaves
 
-        base = maps_of(explanation)[:, None, :]
-        sizes = np.zeros_like(distances)
+        base, sizes = maps_of(explanation), np.zeros_like(squares)
         stage = _Stage(problem, explainer_of(explanation).attribute_at_layer, None)
         for block, maps in _copies(ground, explanation, stage, len(moves), change):
-            sizes[:, block.start : block.start + block.size] = np.sum(np.abs(maps - base), axis=-1)
-        apart = distances > 0
+            for number in range(block.size):
+                sizes[:, block.start + number] = np.sum(np.abs(maps[:, number] - base), axis=1)
+        distances, apart = np.sqrt(squares), squares > 0
         ratios = np.where(apart, sizes / np.where(apart, distances, 1.0), 0.0)
         return Measured(np.max(ratios, axis=1), details={"ratios": ratios})
 
@@ -541,15 +542,17 @@ class Consistency(Metric):
 
 def _largest(sizes: _Host, count: int) -> _Host:
     """Where the largest elements of each row are, (rows, count) from left to right; of equal ones the first."""
-    count = min(count, sizes.shape[1])
-    least = np.partition(sizes, -count, axis=1)[:, -count, None]
-    chosen = sizes >= least
-    tied = np.count_nonzero(chosen, axis=1) > count
-    if np.any(tied):
-        above, equal = sizes[tied] > least[tied], sizes[tied] == least[tied]
-        room = count - np.count_nonzero(above, axis=1)[:, None]
-        chosen[tied] = above | (equal & (np.cumsum(equal, axis=1) <= room))
-    return np.nonzero(chosen)[1].reshape(len(sizes), count)
+    rows, numbers = sizes.shape
+    count = min(count, numbers)
+    # The largest element of each of some runs: as many elements as are asked for are no smaller than the last of these.
+    width = max(1, min(64, numbers // (4 * count)))
+    highest = sizes[:, : numbers - numbers % width].reshape(rows, -1, width).max(axis=2)
+    least = np.partition(highest, -count, axis=1)[:, -count, None]
+    row, place = np.nonzero(sizes >= least)
+    # Few are left to be put in order.
+    order = np.lexsort((place, -sizes[row, place], row))
+    later = np.arange(len(row)) - np.searchsorted(row, row)
+    return place[np.sort(order[later < count])].reshape(rows, count)
 
 
 def _has_classes(shape: tuple[int, ...]) -> bool:
@@ -629,9 +632,11 @@ def _outcome(ground: Ground, stage: _Stage, radius: float, samples: int, layer: 
             if _has_classes(base[0].shape[1:]):
                 same[:, place] = np.argmax(scores, axis=2) == np.argmax(base[0], axis=1)[:, None]
             off = (scores - base[0][:, None]).reshape(ground.batch, block.size, -1)
-            outputs[:, place] = np.linalg.norm(off, axis=-1)
+            outputs[:, place] = _length(off)
             if read:
-                values[:, place] = _relative(read[0] - base[1][:, None], base[1][:, None])
+                divisors = _divisors(base[1])
+                for number in range(block.size):
+                    values[:, block.start + number] = _length((read[0][:, number] - base[1]) / divisors)
         return _Outcome(same, outputs, None if layer is None else values)
 
     found = ground.known((*key, layer), make)
