@@ -1,8 +1,8 @@
 """Time metrics against the plain loop of the model rows that they take, and against Quantus, in one run.
 
-A batch of 32 images of 32 x 32 pixels, and a net of three convolutions, whose rows take a third of a millisecond, or ResNet-20
-(`--net resnet20`). Metrics that explain anew do so with the plain gradient. Those that need no model are compared with Quantus
-alone. `python -m benchmarks.quality`.
+A batch of 32 images of 32 x 32 pixels, and a net of three convolutions, a row of which takes a third of a millisecond, or
+ResNet-20 (`--net resnet20`). Metrics that explain anew do so with the plain gradient. Those that need no model are compared
+with Quantus alone. `python -m benchmarks.quality`.
 """
 
 from __future__ import annotations

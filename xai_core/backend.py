@@ -207,6 +207,9 @@ class Adapted:
         depend on beside, hashable; a change of the latter compiles anew.
     check
         Raises if the model must not be explained as it is (training mode) or with these leaves (dtype, device).
+    checks_static
+        Whether `check` looks at nothing but what `read` says that compiled functions depend on, so that it need not look
+        again while that is the same.
     preserve
         Context in which the model runs during one explanation; restores whatever a forward pass could change.
     device
@@ -236,6 +239,7 @@ class Adapted:
     anchor: Any
     read: Callable[[Any], tuple[Any, Hashable]] = _read_nothing
     check: Callable[[list[Any]], None] = _no_check
+    checks_static: bool = False
     preserve: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext
     device: Any = None
     channel_axis: int = -1

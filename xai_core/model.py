@@ -707,7 +707,9 @@ class Bound:
     @contextmanager
     def running(self, leaves: list[Any]) -> Iterator[None]:
         """Check the model, and leave it afterwards as it was."""
-        self.adapted.check(leaves)
+        if not self.adapted.checks_static or id(self.static) not in self._cache.checked:
+            self.adapted.check(leaves)
+            self._cache.checked.add(id(self.static))
         with self.adapted.preserve():
             yield
 
@@ -898,6 +900,8 @@ class _Compiled:
     def __init__(self) -> None:
         self._entries: OrderedDict[Hashable, Callable[..., Any]] = OrderedDict()
         self._statics: dict[Hashable, Hashable] = {}
+        self.checked: set[int] = set()
+        """Identities of the descriptions of a model that may be explained."""
 
     def intern(self, static: Hashable) -> Hashable:
         """The first of all equal descriptions; kept, so that its identity stays its own."""
@@ -905,6 +909,7 @@ class _Compiled:
             # A model that is another at each call, because it keeps something of it: let go of what it was.
             self._statics.clear()
             self._entries.clear()
+            self.checked.clear()
         return self._statics.setdefault(static, static)
 
     def get(self, key: Hashable) -> Callable[..., Any] | None:

@@ -208,12 +208,37 @@ def _nnx(backend: JaxBackend, model: Any, params: Any) -> Adapted:
         anchor=model,
         read=lambda _: nnx.split(model)[::-1],
         check=check,
-        device=_device(nnx.state(model)),
+        checks_static=True,  # a graph definition holds all that is no array, modes among it
+        device=_device(_first_arrays(model)),
         tapped=backend.tapped(marked),
         traced=backend.traced(marked),
         locate=locate,
     )
     return with_weights(adapted, lambda keys: nnx_place(keys, variables()))
+
+
+def _first_arrays(model: Any) -> Any:
+    """The arrays of a variable of an NNX module, found without flattening it, which takes long for a large one."""
+    from flax import nnx
+
+    seen: set[int] = set()
+    left = [model]
+    while left:
+        part = left.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        if isinstance(part, nnx.Variable):
+            arrays = jax.tree.leaves(part)
+            if arrays:
+                return arrays
+        elif isinstance(part, dict):
+            left += part.values()
+        elif isinstance(part, list | tuple):
+            left += part
+        elif isinstance(part, nnx.Module):
+            left += vars(part).values()
+    return nnx.state(model)
 
 
 def _linen(backend: JaxBackend, model: Any, params: Any) -> Adapted:

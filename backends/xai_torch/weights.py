@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import types
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -20,6 +21,8 @@ from xai_torch.graph import TRACING
 from xai_torch.taps import ONE_AT_A_TIME, layers
 
 __all__ = ["weights_of", "with_weights"]
+
+_DICTS = (dict, OrderedDict)
 
 
 def weights_of(module: torch.nn.Module) -> list[Weight]:
@@ -70,6 +73,9 @@ def with_weights(module: torch.nn.Module, values: Values) -> torch.nn.Module:
         if value is not None:
             made = torch.from_numpy(value).to(device=parameter.device, dtype=parameter.dtype, copy=True)
             memo[id(parameter)] = torch.nn.Parameter(made, parameter.requires_grad)
+    for part in module.modules():
+        # Of a large module it takes most of the time to copy dictionaries of hooks that are empty.
+        memo.update((id(value), type(value)()) for value in vars(part).values() if type(value) in _DICTS and not value)
     with TRACING, ONE_AT_A_TIME, torch.no_grad():
         try:
             copied = copy.deepcopy(module, memo)

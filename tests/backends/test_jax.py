@@ -85,6 +85,11 @@ def test_training_mode_is_refused():
         xai.Gradient()(net, jnp.ones((2, 6)))
     net.eval()
     xai.Gradient()(net, jnp.ones((2, 6)))
+    net.train()  # after it was found fine
+    with pytest.raises(xai.TrainingModeError, match=r"model\.eval\(\)"):
+        xai.Gradient()(net, jnp.ones((2, 6)))
+    net.eval()
+    xai.Gradient()(net, jnp.ones((2, 6)))
     batch_norm = nnx.Sequential(nnx.Linear(6, 3, rngs=nnx.Rngs(0)), nnx.BatchNorm(3, rngs=nnx.Rngs(0)))
     with pytest.raises(xai.TrainingModeError, match=r"model\.eval\(\)"):
         xai.Gradient()(batch_norm, jnp.ones((2, 6)))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from xai_core.baselines import spatial_axes
+from xai_core.blocks import spans
 from xai_core.errors import OptionError, describe
 from xai_core.explanation import Explanation
 from xai_core.metrics.base import Measured, Scored
@@ -81,10 +83,8 @@ class ROAD(Scored):
                     fix="Deletion with a baseline for other inputs.",
                 )
         order = ground.order(explanation, PIXELS)
-        ends = [
-            _scores(ground, order, share, which, self.noise) for which in self._orders() for share in self.percentages
-        ]
-        curves = np.stack(ends, axis=1).reshape(ground.batch, -1, len(self.percentages))
+        ends = [(which, share) for which in self._orders() for share in self.percentages]
+        curves = _scores(ground, order, ends, self.noise).reshape(ground.batch, -1, len(self.percentages))
         curve = (curves[:, 1] - curves[:, 0]) / 2 if self.order == "combined" else curves[:, 0]
         return Measured(curve.mean(axis=1), curve, np.asarray(self.percentages) / 100)
 
@@ -92,23 +92,37 @@ class ROAD(Scored):
         return ("most", "least") if self.order == "combined" else (self.order,)
 
 
-def _scores(ground: Ground, order: Order, percentage: float, which: str, noise: float) -> _Host:
-    """Scores (batch,) with a share of the pixels filled in."""
+def _scores(ground: Ground, order: Order, ends: Sequence[tuple[str, float]], noise: float) -> _Host:
+    """Scores (batch, ends) of inputs of which the most or least relevant share of pixels is filled in."""
+    problem = ground.problem
+    table: dict[tuple[str, float], _Host] = ground.known(("road", order.key, noise), dict)
+    missing = [end for end in dict.fromkeys(ends) if end not in table]
+    for block in spans(len(missing), max(1, problem.held // problem.batch), constant=problem.constant_shapes):
+        some = missing[block.start : block.start + block.size]
+        filled = [_filled(ground, order, which, percentage, noise) for which, percentage in some]
+        # One that only fills the block up is not computed again.
+        wide = problem.xp.stack([*filled, *filled[-1:] * (block.width - block.size)], axis=1)
+        shape = tuple(wide.shape)
+        leaves = [problem.xp.reshape(wide, (shape[0] * shape[1], *shape[2:]))]
+        leaves += [problem.xp.repeat(leaf, block.width, axis=0) for leaf in problem.leaves[1:]]
+        found = ground.scores_of(leaves, block.width)
+        table.update((end, found[:, place]) for place, end in enumerate(some))
+    return np.stack([table[end] for end in ends], axis=1)
 
-    def make() -> _Host:
-        problem, count = ground.problem, order.features.count
-        number = round(percentage / 100 * count)
-        gone = order.ranks < number if which == "most" else order.ranks >= count - number
-        leaf = problem.varied[0]
-        shape = tuple(leaf.shape)
-        channel = problem.bound.channel_axis_of(shape) or 1
-        sides = tuple(side for axis, side in enumerate(shape[1:], 1) if axis != channel)
-        holes = np.expand_dims(gone.reshape(shape[0], *sides), channel)
-        filled = imputed(problem, leaf, holes)
-        if noise:
-            part = NOISE_PART + 2 * round(percentage * 100) + (which == "least")
-            normal = problem.normal(range(shape[0]), [0], 0, part)[:, 0]
-            filled = filled + problem.to_device(normal * holes * noise, like=leaf)
-        return ground.scores_of([problem.xp.astype(filled, leaf.dtype), *problem.leaves[1:]])[:, 0]
 
-    return np.asarray(ground.known(("road", order.key, percentage, which, noise), make))
+def _filled(ground: Ground, order: Order, which: str, percentage: float, noise: float) -> Any:
+    """Inputs with a share of the pixels filled in."""
+    problem, count = ground.problem, order.features.count
+    number = round(percentage / 100 * count)
+    gone = order.ranks < number if which == "most" else order.ranks >= count - number
+    leaf = problem.varied[0]
+    shape = tuple(leaf.shape)
+    channel = problem.bound.channel_axis_of(shape) or 1
+    sides = tuple(side for axis, side in enumerate(shape[1:], 1) if axis != channel)
+    holes = np.expand_dims(gone.reshape(shape[0], *sides), channel)
+    filled = imputed(problem, leaf, holes)
+    if noise:
+        part = NOISE_PART + 2 * round(percentage * 100) + (which == "least")
+        normal = problem.normal(range(shape[0]), [0], 0, part)[:, 0]
+        filled = filled + problem.to_device(normal * holes * noise, like=leaf)
+    return problem.xp.astype(filled, leaf.dtype)
