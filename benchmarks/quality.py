@@ -32,6 +32,8 @@ LIMIT = 1.2
 BATCH = 32
 SLOWER = ("ROAD", "SoftmaxInformationCurve", "AccuracyInformationCurve")
 """What takes its time beside the model: a linear system for each image, compression."""
+RANDOM = ("MPRT", "SmoothMPRT")
+"""Metrics that explain several models, of which `curve` has a point for each."""
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "irof": {"score": "probability", "features": xai.Patches(4)},
@@ -156,10 +158,12 @@ def measure(timed: models.Case, name: str, metric: Any, batches: list[int], repe
     explanation = explained(name, timed)
     model = None if "model" not in metric.needs else timed.model
     given = {"masks": masks()} if "masks" in metric.needs else {}
-    rows = metric(model, explanation, **given).rows
+    found = metric(model, explanation, **given)
+    rows = found.rows
     functions = {"ours": lambda: metric(model, explanation, **given)}
     if rows[0]:
-        batch = min(batches[rows[1] > 0], rows[0])
+        # No call of a loop holds rows of several models.
+        batch = min(batches[rows[1] > 0], rows[1] // found.curve.shape[1] if name in RANDOM else rows[0])
         functions["loop"] = lambda: timed.loop(rows[0], rows[1], batch)
     peer = quantus(name, timed, explanation) if with_peer else None
     failed = ""

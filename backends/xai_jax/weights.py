@@ -46,14 +46,19 @@ def with_weights(adapted: Adapted, place: Callable[[tuple[Any, ...]], Place | No
         return [weight for _, weight in _held(params, place, _first_uses(adapted.apply, params, x) if ordered else {})]
 
     def replaced(values: Values) -> Adapted:
-        params = adapted.read(())[0]
+        params, static = adapted.read(())
         leaves, tree = jax.tree.flatten(params)
         found = _held(params, place, {})
         for (number, _), value in zip(found, natives([weight for _, weight in found], values), strict=True):
             if value is not None:
                 leaves[number] = _like(value, leaves[number])
         changed = jax.tree.unflatten(tree, leaves)
-        return with_weights(replace(adapted, read=lambda x: (changed, adapted.read(x)[1])), place, ordered)
+
+        def read(x: Any) -> tuple[Any, Any]:
+            # What a function has closed over depends on the inputs; a large module takes a while to read.
+            return changed, adapted.read(x)[1] if ordered else static
+
+        return with_weights(replace(adapted, read=read), place, ordered)
 
     return replace(adapted, weights=weights, replaced=replaced)
 

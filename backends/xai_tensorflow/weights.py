@@ -10,7 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -26,25 +26,31 @@ __all__ = ["with_weights"]
 
 def with_weights(adapted: Adapted, module: tf.Module) -> Adapted:
     """`adapted` with its `weights` and `replaced`, as far as the module has variables of its own."""
-    held = _held(module)
-    if not held:
+    if next(iter(module._flatten(predicate=_is_weight)), None) is None:
         return adapted
-    variables = [variable for _, variable in held]
+
+    @cache
+    def held() -> list[tuple[Weight, Any]]:
+        # Looked for when asked: that takes long for a large module, and most explanations do not ask.
+        return _held(module)
+
+    def variables() -> list[Any]:
+        return [variable for _, variable in held()]
 
     def weights(present: Callable[[], list[Any]], x: Any) -> list[Weight]:
         # What the program does not read is not there: a value in its place would change nothing.
-        uses = _uses(module, adapted, x, variables)
+        uses = _uses(module, adapted, x, variables())
         values = present()
         return [
             replace(weight, place=uses[number], read=partial(_host, values[number]))
-            for number, (weight, _) in enumerate(held)
+            for number, (weight, _) in enumerate(held())
             if number in uses
         ]
 
     def replaced(present: Callable[[], list[Any]], values: Values) -> Adapted:
         new = [
             None if value is None else tf.convert_to_tensor(value.astype(variable.dtype.as_numpy_dtype))
-            for value, variable in zip(natives([weight for weight, _ in held], values), variables, strict=True)
+            for value, variable in zip(natives([weight for weight, _ in held()], values), variables(), strict=True)
         ]
 
         def now() -> list[Any]:
@@ -52,16 +58,16 @@ def with_weights(adapted: Adapted, module: tf.Module) -> Adapted:
 
         return replace(
             adapted,
-            apply=reading(adapted.apply, variables),
+            apply=reading(adapted.apply, variables()),
             read=lambda x: (now(), adapted.read(x)[1]),
-            tapped=adapted.backend.tapped(follow(adapted.apply, variables)),
-            traced=traced_by_operation(adapted.apply, variables),
+            tapped=adapted.backend.tapped(follow(adapted.apply, variables())),
+            traced=traced_by_operation(adapted.apply, variables()),
             weights=partial(weights, now),
             replaced=partial(replaced, now),
         )
 
     def own() -> list[Any]:
-        return [tf.convert_to_tensor(variable) for variable in variables]
+        return [tf.convert_to_tensor(variable) for variable in variables()]
 
     return replace(adapted, weights=partial(weights, own), replaced=partial(replaced, own))
 
@@ -86,8 +92,8 @@ def _held(module: tf.Module) -> list[tuple[Weight, Any]]:
     found: list[tuple[Weight, Any]] = []
     seen: set[int] = set()
     # The path is not to be had in another way.
-    for keys, variable in module._flatten(predicate=_is_variable, with_path=True):
-        if id(variable) in seen or not variable.dtype.is_floating or not variable.shape.is_fully_defined():
+    for keys, variable in module._flatten(predicate=_is_weight, with_path=True):
+        if id(variable) in seen:
             continue
         seen.add(id(variable))
         shape, name = tuple(variable.shape), str(keys[-1])
@@ -97,8 +103,8 @@ def _held(module: tf.Module) -> list[tuple[Weight, Any]]:
     return found
 
 
-def _is_variable(value: Any) -> bool:
-    return isinstance(value, tf.Variable)
+def _is_weight(value: Any) -> bool:
+    return isinstance(value, tf.Variable) and value.dtype.is_floating and value.shape.is_fully_defined()
 
 
 def _host(value: Any) -> np.ndarray[Any, Any]:
