@@ -94,7 +94,7 @@ def measure(case: models.Case, explainers: dict[str, xai.Explainer], repeats: in
             forward, backward = (passes * batch for passes in models.PASSES[name])
         else:
             forward, backward = explainer(case.model, case.x, target=case.target).rows
-            batch = best_batch(case, forward)
+            batch = best_batch(case, forward, backward > 0)
         functions = {
             "ours": lambda e=explainer, c=timed: c.wait(e(c.model, c.x, target=c.target).values),
             "loop": lambda f=forward, b=backward, n=batch: case.loop(f, b, n),

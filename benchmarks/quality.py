@@ -163,8 +163,14 @@ def measure(timed: models.Case, name: str, metric: Any, batches: list[int], repe
     functions = {"ours": lambda: metric(model, explanation, **given)}
     if rows[0]:
         # No call of a loop holds rows of several models.
-        batch = min(batches[rows[1] > 0], rows[1] // found.curve.shape[1] if name in RANDOM else rows[0])
-        functions["loop"] = lambda: timed.loop(rows[0], rows[1], batch)
+        most = rows[1] // found.curve.shape[1] if name in RANDOM else rows[0]
+        forward, both = (min(batch, most) for batch in batches)
+
+        def loop() -> None:
+            timed.loop(rows[1], rows[1], both)
+            timed.loop(rows[0] - rows[1], 0, forward)
+
+        functions["loop"] = loop
     peer = quantus(name, timed, explanation) if with_peer else None
     failed = ""
     if peer is not None:
