@@ -218,7 +218,10 @@ def _nnx(backend: JaxBackend, model: Any, params: Any) -> Adapted:
 
 
 def _first_arrays(model: Any) -> Any:
-    """The arrays of a variable of an NNX module, found without flattening it, which takes long for a large one."""
+    """The arrays of a parameter of an NNX module, found without flattening it, which takes long for a large one.
+
+    Where there is no parameter, those of all variables.
+    """
     from flax import nnx
 
     seen: set[int] = set()
@@ -228,7 +231,7 @@ def _first_arrays(model: Any) -> Any:
         if id(part) in seen:
             continue
         seen.add(id(part))
-        if isinstance(part, nnx.Variable):
+        if isinstance(part, nnx.Param):
             arrays = jax.tree.leaves(part)
             if arrays:
                 return arrays
