@@ -16,7 +16,16 @@ import numpy as np
 from xai_core.backend import Adapted, Around, Backend, Identity, Pull, Tapped, Traced, lifetime
 from xai_core.errors import ModelError, TrainingModeError, describe
 from xai_jax.graph import traced
-from xai_jax.modules import PATH, dotted, locate_equinox, locate_linen, mark_equinox, marked_function, marked_kind
+from xai_jax.modules import (
+    PATH,
+    dotted,
+    first_arrays,
+    locate_equinox,
+    locate_linen,
+    mark_equinox,
+    marked_function,
+    marked_kind,
+)
 from xai_jax.taps import follow, tap
 from xai_jax.weights import equinox_place, function_place, haiku_place, linen_place, nnx_place, with_weights
 
@@ -209,39 +218,12 @@ def _nnx(backend: JaxBackend, model: Any, params: Any) -> Adapted:
         read=lambda _: nnx.split(model)[::-1],
         check=check,
         checks_static=True,  # a graph definition holds all that is no array, modes among it
-        device=_device(_first_arrays(model)),
+        device=_device(first_arrays(model)),
         tapped=backend.tapped(marked),
         traced=backend.traced(marked),
         locate=locate,
     )
     return with_weights(adapted, lambda keys: nnx_place(keys, variables()))
-
-
-def _first_arrays(model: Any) -> Any:
-    """The arrays of a parameter of an NNX module, found without flattening it, which takes long for a large one.
-
-    Where there is no parameter, those of all variables.
-    """
-    from flax import nnx
-
-    seen: set[int] = set()
-    left = [model]
-    while left:
-        part = left.pop()
-        if id(part) in seen:
-            continue
-        seen.add(id(part))
-        if isinstance(part, nnx.Param):
-            arrays = jax.tree.leaves(part)
-            if arrays:
-                return arrays
-        elif isinstance(part, dict):
-            left += part.values()
-        elif isinstance(part, list | tuple):
-            left += part
-        elif isinstance(part, nnx.Module):
-            left += vars(part).values()
-    return nnx.state(model)
 
 
 def _linen(backend: JaxBackend, model: Any, params: Any) -> Adapted:

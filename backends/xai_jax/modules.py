@@ -13,7 +13,16 @@ import jax
 from xai_core.backend import Around
 from xai_core.errors import LayerError, describe
 
-__all__ = ["PATH", "dotted", "locate_equinox", "locate_linen", "mark_equinox", "marked_function", "marked_kind"]
+__all__ = [
+    "PATH",
+    "dotted",
+    "first_arrays",
+    "locate_equinox",
+    "locate_linen",
+    "mark_equinox",
+    "marked_function",
+    "marked_kind",
+]
 
 PATH = "_xai_path"
 
@@ -113,3 +122,30 @@ def _linen_fields(node: Any, path: str) -> Iterator[tuple[str, Any]]:
         for field in dataclasses.fields(node):
             if field.name not in ("parent", "name"):
                 yield from _linen_fields(getattr(node, field.name), f"{path}/{field.name}".removeprefix("/"))
+
+
+def first_arrays(model: Any) -> Any:
+    """The arrays of a parameter of an NNX module, found without flattening it, which takes long for a large one.
+
+    Where there is no parameter, those of all variables.
+    """
+    from flax import nnx
+
+    seen: set[int] = set()
+    left = [model]
+    while left:
+        part = left.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        if isinstance(part, nnx.Param):
+            arrays = jax.tree.leaves(part)
+            if arrays:
+                return arrays
+        elif isinstance(part, dict):
+            left += part.values()
+        elif isinstance(part, list | tuple):
+            left += part
+        elif isinstance(part, nnx.Module):
+            left += vars(part).values()
+    return nnx.state(model)
