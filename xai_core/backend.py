@@ -33,6 +33,7 @@ __all__ = [
     "Adapted",
     "Around",
     "Backend",
+    "Held",
     "Identity",
     "Tapped",
     "Traced",
@@ -168,7 +169,11 @@ class Backend(ABC):
         return any(gradient is not None for gradient in pull(self.xp.ones_like(value)))
 
 
-def _read_nothing(x: Any) -> tuple[Any, Hashable]:
+Held = tuple[Any, Hashable]
+"""Parameters of a model, and what compiled code takes from it as constant."""
+
+
+def _read_nothing(x: Any) -> Held:
     return (), None
 
 
@@ -228,16 +233,17 @@ class Adapted:
         `traced(params, x, pick)`: the operations of `pick(apply(params, x))` at the shapes of `x`, with layers marked;
         `pick` is hashable, and equal for equal work. `None` if this kind of model cannot be traced.
     weights
-        `weights(x)`: the arrays that the model has learned, for inputs `x`; `None` if they cannot be told.
+        `weights(held, x)`: the arrays that the model has learned, for inputs `x` and what `read` gave for them; `None` if
+        they cannot be told.
     replaced
-        `replaced(values)`: the same model with other arrays for some of its weights, cast to dtype and device of those.
-        The user's model stays as it is, and all fields work alike. Goes with `weights`.
+        `replaced(held, values)`: the same model with other arrays for some of its weights, cast to dtype and device of
+        those. The user's model stays as it is, and all fields work alike. Goes with `weights`.
     """
 
     backend: Backend
     apply: Callable[[Any, Any], Any]
     anchor: Any
-    read: Callable[[Any], tuple[Any, Hashable]] = _read_nothing
+    read: Callable[[Any], Held] = _read_nothing
     check: Callable[[list[Any]], None] = _no_check
     checks_static: bool = False
     preserve: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext
@@ -247,8 +253,8 @@ class Adapted:
     tapped: Tapped | None = None
     locate: Callable[[Any], str | None] = _locate_nothing
     traced: Traced | None = None
-    weights: Callable[[Any], Sequence[Weight]] | None = None
-    replaced: Callable[[Values], Adapted] | None = None
+    weights: Callable[[Held, Any], Sequence[Weight]] | None = None
+    replaced: Callable[[Held, Values], Adapted] | None = None
 
 
 @functools.cache

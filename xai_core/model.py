@@ -894,23 +894,36 @@ def _applying(adapted: Adapted, latest: _Latest | None = None) -> Iterator[None]
         _APPLY.adapted, _APPLY.latest = before
 
 
+_NONE = object()
+
+
 class _Compiled:
     """Least recently used cache of compiled kernels."""
 
     def __init__(self) -> None:
         self._entries: OrderedDict[Hashable, Callable[..., Any]] = OrderedDict()
         self._statics: dict[Hashable, Hashable] = {}
+        self._kept: set[int] = set()
+        """Their identities: describing a large model once more takes a while to compare."""
         self.checked: set[int] = set()
         """Identities of the descriptions of a model that may be explained."""
 
     def intern(self, static: Hashable) -> Hashable:
         """The first of all equal descriptions; kept, so that its identity stays its own."""
-        if static not in self._statics and len(self._statics) >= _DESCRIPTIONS_PER_MODEL:
+        if id(static) in self._kept:
+            return static
+        found = self._statics.get(static, _NONE)
+        if found is not _NONE:
+            return found
+        if len(self._statics) >= _DESCRIPTIONS_PER_MODEL:
             # A model that is another at each call, because it keeps something of it: let go of what it was.
             self._statics.clear()
+            self._kept.clear()
             self._entries.clear()
             self.checked.clear()
-        return self._statics.setdefault(static, static)
+        self._statics[static] = static
+        self._kept.add(id(static))
+        return static
 
     def get(self, key: Hashable) -> Callable[..., Any] | None:
         found = self._entries.get(key)

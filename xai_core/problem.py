@@ -27,7 +27,7 @@ from xai_core.model import Bound, Model, Net, bind
 from xai_core.progress import Progress
 from xai_core.streams import Streams, check_seed
 from xai_core.structure import flatten
-from xai_core.targets import Beside, Pick, Resolve, check_range, host_index
+from xai_core.targets import Beside, Pick, Resolve, check_range, host_index, mixed
 
 __all__ = [
     "Problem",
@@ -38,6 +38,7 @@ __all__ = [
     "inspect_values",
     "is_floating",
     "join",
+    "mix",
     "open_problem",
     "resolve",
     "resolve_beside",
@@ -285,7 +286,7 @@ class Problem:
         """The same question about other inputs: row `i` of `leaves` is a changed version of sample `rows[i]`."""
         index = self.index
         if index is not None and rows is not None:
-            index = self.xp.take(index, self.to_device(np.asarray(rows, dtype=np.int64)), axis=0)
+            index = gather(self.xp, index, self.indices(rows))
         origin = None if self.origin is None else self.origin.inside(leaves[1:], rows, streams)
         return replace(self, leaves=leaves, index=index, score=None, streams=streams, origin=origin)
 
@@ -483,21 +484,43 @@ def resolve_predicted(problem: Problem) -> tuple[Problem, Any, tuple[int, ...]]:
     return settle(problem, score, index, empty), largest, tuple(empty.shape)[1:]
 
 
-def resolve_beside(problem: Problem, leaves: list[Any]) -> tuple[Problem, Any]:
-    """As `resolve`, and the scores (batch,) of changed inputs, found out in the same calls of the model where possible."""
+def resolve_beside(problem: Problem, others: list[Any], shares: list[Any]) -> tuple[Problem, Any]:
+    """As `resolve`, and the scores (batch,) of changed inputs, found out in the same calls of the model where possible.
+
+    `others` and `shares` are what `mixed` makes the changed inputs of.
+    """
     if problem.index is None or problem.rows < 2:
         # The predicted class is that of the inputs, a callable may count on as many rows as there are samples, and a call
         # of one row has no room for two.
         found = resolve(problem)
-        return found, found.scores(leaves)
+        return found, found.scores(mix(problem, others, shares))
     parts, empty = [], None
     for block in spans(problem.batch, problem.rows // 2, constant=problem.constant_shapes):
         rows = problem.indices(block.indices)
-        score, index, empty, other = problem.run(Beside(problem.pick), problem.leaves, leaves, rows, problem.index)
+        kernel = Beside(problem.pick)
+        score, index, empty, other = problem.run(kernel, problem.leaves, others, shares, rows, problem.index)
         problem.work.add(2 * block.width)
         parts.append(trim((score, index, other), block))
     score, index, other = join(problem, parts)
     return settle(problem, score, index, empty), other
+
+
+def mix(problem: Problem, others: list[Any], shares: list[Any]) -> list[Any]:
+    """Inputs changed as `mixed` says."""
+    if all(share is None for share in shares):
+        return others
+    return list(problem.run(_MIX, problem.leaves, others, shares))
+
+
+@dataclass(frozen=True)
+class _Mix:
+    """Kernel: `mixed` for each input."""
+
+    def __call__(self, net: Net, leaves: list[Any], others: list[Any], shares: list[Any]) -> list[Any]:
+        return [mixed(net.xp, *parts) for parts in zip(leaves, others, shares, strict=True)]
+
+
+_MIX = _Mix()
 
 
 def _resolved(problem: Problem, predicts: bool = False) -> tuple[Any, Any, Any, Any]:

@@ -2,8 +2,9 @@
 
 The randomisation of Adebayo et al. 2018, "Sanity checks for saliency maps" (arXiv:1810.03292): kernels become normal
 numbers of mean zero with their own standard deviation, so that scores stay in their range, biases zero, scales one;
-statistics of data stay. The numbers of an array depend on the seed, on the place of its layer among those that hold
-weights, and on its place there, not on which other layers are random too.
+statistics of data stay. A vector whose name does not say which of these it is keeps its numbers, in random order: it may be
+a variance, or scale all that goes through the model. The numbers of an array depend on the seed, on the place of its layer
+among those that hold weights, and on its place there, not on which other layers are random too.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from xai_core.errors import CapabilityError, LayerError, OptionError, describe
-from xai_core.model import Bound, Model, bind, wrap
+from xai_core.model import Bound, Model, bind
 from xai_core.streams import check_seed
 from xai_core.structure import flatten
 from xai_core.weights import KINDS, Values, Weight
@@ -46,7 +47,8 @@ def weighted_layers(model: Any, x: Any) -> tuple[str, ...]:
     CapabilityError
         If the weights of this kind of model cannot be told.
     """
-    return Randomiser(model, x, 0).layers
+    bound, leaves = _bound(model, x)
+    return Randomiser(bound, leaves, 0).layers
 
 
 def randomised(model: Any, x: Any, layers: Sequence[str], seed: int = 0) -> Model:
@@ -83,7 +85,13 @@ def randomised(model: Any, x: Any, layers: Sequence[str], seed: int = 0) -> Mode
             received=describe(layers),
             fix="layers=weighted_layers(model, x)[-1:]",
         )
-    return Randomiser(model, x, seed).model(layers)
+    bound, leaves = _bound(model, x)
+    return Randomiser(bound, leaves, seed).model(layers)
+
+
+def _bound(model: Any, x: Any) -> tuple[Bound, list[Any]]:
+    leaves, structure = flatten(x)
+    return bind(model, leaves, structure)
 
 
 class Randomiser:
@@ -95,23 +103,21 @@ class Randomiser:
         Paths of the layers that hold weights, in the order in which they run first.
     """
 
-    def __init__(self, model: Any, x: Any, seed: int) -> None:
+    def __init__(self, bound: Bound, leaves: list[Any], seed: int) -> None:
         self._seed = check_seed(seed)
-        self._wrapped = model if isinstance(model, Model) else wrap(model)
-        leaves, structure = flatten(x)
-        bound, native = bind(self._wrapped, leaves, structure)
         adapted = bound.adapted
         if adapted.weights is None or adapted.replaced is None:
             raise CapabilityError(
-                f"The weights of {self._wrapped.name!r} cannot be replaced: what its parameters are cannot be told.",
+                f"The weights of {bound.model.name!r} cannot be replaced: what its parameters are cannot be told.",
                 received=f"a model of backend {adapted.backend.name}",
                 fix="pass the framework's own model object instead of a function that calls it; for a JAX function say "
                 "xai.wrap(function, params=...), which calls function(params, x).",
             )
-        self._bound, self._native, self._replaced = bound, native, adapted.replaced
-        with bound.running(native):
-            listed = adapted.weights(bound.given([leaf[:1, ...] for leaf in native]))
-            self._held = _by_layer(bound, listed, native)
+        self._bound, self._leaves, self._replaced = bound, leaves, adapted.replaced
+        self._read = bound.params, bound.static
+        with bound.running(leaves):
+            listed = adapted.weights(self._read, bound.given([leaf[:1, ...] for leaf in leaves]))
+            self._held = _by_layer(bound, listed, leaves)
         self.layers = tuple(self._held)
         self._drawn: dict[str, Values] = {}
 
@@ -119,12 +125,12 @@ class Randomiser:
         """The model with random weights in these layers."""
         for path in layers:
             if path not in self._held:
-                raise _unknown(path, list(self.layers), self._wrapped.name)
-        with self._bound.running(self._native):
+                raise _unknown(path, list(self.layers), self._bound.model.name)
+        with self._bound.running(self._leaves):
             values: dict[tuple[str, str], Any] = {}
             for path in layers:
                 values.update(self._values(path))
-            return replace(self._wrapped, adapted=self._replaced(values))
+            return replace(self._bound.model, adapted=self._replaced(self._read, values))
 
     def _values(self, path: str) -> Values:
         if path not in self._drawn:
@@ -176,10 +182,13 @@ def _keyed(place: int, weights: Sequence[Weight]) -> Iterator[tuple[tuple[int, .
 
 
 def _drawn(weight: Weight, seed: int, key: tuple[int, ...]) -> np.ndarray[Any, Any]:
-    if weight.kind != "kernel":
+    if weight.kind not in ("kernel", "vector"):
         return np.full(weight.shape, float(weight.kind == "scale"), dtype=np.float32)
     held = weight.value
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(_STREAM, *key))))
-    # One number has no spread; its size stands in.
-    spread = np.std(held, dtype=np.float64) if held.size > 1 else np.abs(held).max(initial=0.0)
+    if weight.kind == "vector":
+        return generator.permutation(held).astype(np.float32)
+    # Equal numbers have no spread; their size stands in, or the random model would be one of zeros.
+    varies = held.size > 1 and np.ptp(held) > 0
+    spread = np.std(held, dtype=np.float64) if varies else np.abs(held).max(initial=0.0)
     return np.asarray(generator.standard_normal(held.shape, dtype=np.float32) * np.float32(spread))

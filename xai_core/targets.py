@@ -18,7 +18,7 @@ from xai_core.errors import OutputError, TargetError, describe
 from xai_core.frames import is_series
 from xai_core.model import Net
 
-__all__ = ["SCALES", "Beside", "Pick", "Resolve", "check_range", "fit_index", "host_index", "scaled"]
+__all__ = ["SCALES", "Beside", "Pick", "Resolve", "check_range", "fit_index", "host_index", "mixed", "scaled"]
 
 
 @dataclass(frozen=True)
@@ -118,23 +118,36 @@ class Resolve:
 
 @dataclass(frozen=True)
 class Beside:
-    """Kernel: as `Resolve`, and the scores of changed inputs, which the model sees together with the inputs."""
+    """Kernel: as `Resolve`, and the scores of changed inputs, which the model sees together with the inputs.
+
+    `others` and `shares` are what `mixed` makes the changed inputs of.
+    """
 
     pick: Pick
 
     def __call__(
-        self, net: Net, leaves: list[Any], others: list[Any], rows: Any, chosen: Any
+        self, net: Net, leaves: list[Any], others: list[Any], shares: list[Any], rows: Any, chosen: Any
     ) -> tuple[Any, Any, Any, Any]:
         xp = net.xp
 
-        def twice(array: Any, other: Any) -> Any:
-            pair = [array, other] if rows is None else [xp.take(side, rows, axis=0) for side in (array, other)]
-            return xp.concat(pair, axis=0)
+        def some(array: Any) -> Any:
+            return array if rows is None or array is None else xp.take(array, rows, axis=0)
 
-        both = [twice(leaf, other) for leaf, other in zip(leaves, others, strict=True)]
-        score, index, empty, _ = Resolve(self.pick)(net, both, None, twice(chosen, chosen))
+        both, index = [], some(chosen)
+        for leaf, other, share in zip(leaves, others, shares, strict=True):
+            own = some(leaf)
+            both.append(xp.concat([own, mixed(xp, own, some(other), some(share))], axis=0))
+        score, index, empty, _ = Resolve(self.pick)(net, both, None, xp.concat([index, index], axis=0))
         half = tuple(score.shape)[0] // 2
         return score[:half, ...], index[:half, ...], empty, score[half:, ...]
+
+
+def mixed(xp: Any, own: Any, other: Any, share: Any) -> Any:
+    """An input where its share is 1, another one where it is 0; without a share the other one."""
+    if share is None:
+        return other
+    wide = xp.astype(other, share.dtype)
+    return xp.astype(wide + share * (xp.astype(own, share.dtype) - wide), own.dtype)
 
 
 def _columns(xp: Any, outputs: Any) -> Any:

@@ -19,8 +19,8 @@ __all__ = ["KINDS", "Values", "Weight", "kind_of", "natives"]
 
 _Host = np.ndarray[Any, Any]
 
-KINDS = ("kernel", "bias", "scale", "statistic")
-"""What an array is for; `statistic`: taken from data, not learned."""
+KINDS = ("kernel", "bias", "scale", "statistic", "vector")
+"""What an array is for; `statistic`: taken from data, not learned; `vector`: a vector, of which is not told."""
 
 Values = Mapping[tuple[str, str], _Host]
 """Arrays in the common layout by path and name of a `Weight`."""
@@ -105,6 +105,8 @@ _SHIFTS = re.compile(r"beta|offset|shift|.*bias|bias_.*")
 _SCALES = re.compile(r"gamma|scale|.*layer_?scale")
 _TAKEN = re.compile(r"(running_|moving_)?(mean|var|variance)")
 _LETTERS = {"b": "bias", "g": "scale"}
+_MATRICES = re.compile(r"w|.*(weight|kernel|coef|embedding|table|token).*|theta|query|key|value|out|head|hidden")
+"""What is called so makes outputs of inputs also where it is a vector."""
 
 
 def kind_of(name: str, shape: Sequence[int], holder: str = "") -> str:
@@ -126,4 +128,6 @@ def kind_of(name: str, shape: Sequence[int], holder: str = "") -> str:
         return "bias"
     if _SCALES.fullmatch(name) or (name == "weight" and (len(shape) <= 1 or "norm" in holder.lower())):
         return "scale"
-    return "statistic" if _TAKEN.fullmatch(name) else "kernel"
+    if _TAKEN.fullmatch(name):
+        return "statistic"
+    return "vector" if len(shape) == 1 and shape[0] > 1 and not _MATRICES.fullmatch(name) else "kernel"

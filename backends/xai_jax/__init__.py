@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import sys
 from collections.abc import Callable, Hashable, Sequence
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import jax
@@ -27,7 +27,7 @@ from xai_jax.modules import (
     marked_kind,
 )
 from xai_jax.taps import follow, tap
-from xai_jax.weights import equinox_place, function_place, haiku_place, linen_place, nnx_place, with_weights
+from xai_jax.weights import equinox_place, function_place, haiku_place, linen_place, nnx_places, with_weights
 
 __all__ = ["JaxBackend", "backend", "tap"]
 
@@ -207,10 +207,6 @@ def _nnx(backend: JaxBackend, model: Any, params: Any) -> Adapted:
                     fix="model.eval()",
                 )
 
-    @cache
-    def variables() -> dict[tuple[Any, ...], bool]:
-        return {path: isinstance(variable, nnx.Param) for path, variable in nnx.to_flat_state(nnx.state(model))}
-
     adapted = Adapted(
         backend=backend,
         apply=apply,
@@ -223,7 +219,7 @@ def _nnx(backend: JaxBackend, model: Any, params: Any) -> Adapted:
         traced=backend.traced(marked),
         locate=locate,
     )
-    return with_weights(adapted, lambda keys: nnx_place(keys, variables()))
+    return with_weights(adapted, nnx_places)
 
 
 def _linen(backend: JaxBackend, model: Any, params: Any) -> Adapted:
@@ -261,7 +257,7 @@ def _linen(backend: JaxBackend, model: Any, params: Any) -> Adapted:
         traced=backend.traced(marked),
         locate=partial(locate_linen, model),
     )
-    return with_weights(adapted, linen_place)
+    return with_weights(adapted, lambda _: linen_place)
 
 
 def _call_linen(model: Any, state: Any, x: Any, keywords: dict[str, bool]) -> Any:
@@ -307,7 +303,7 @@ def _equinox(backend: JaxBackend, model: Any, params: Any) -> Adapted:
         traced=backend.traced(marked),
         locate=partial(locate_equinox, model),
     )
-    return with_weights(adapted, partial(equinox_place, model=model))
+    return with_weights(adapted, lambda _: partial(equinox_place, model=model))
 
 
 def _convolves_signals(model: Any) -> bool:
@@ -352,7 +348,7 @@ def _haiku(backend: JaxBackend, model: Any, params: Any) -> Adapted:
         tapped=backend.tapped(marked),
         traced=backend.traced(marked),
     )
-    return with_weights(adapted, partial(haiku_place, stateful=stateful))
+    return with_weights(adapted, lambda _: partial(haiku_place, stateful=stateful))
 
 
 def _function(backend: JaxBackend, model: Any, params: Any) -> Adapted:
@@ -381,7 +377,7 @@ def _function(backend: JaxBackend, model: Any, params: Any) -> Adapted:
         tapped=backend.tapped(lambda held, x, _: apply(held, x)),
         traced=backend.traced(lambda held, x, _: apply(held, x)),
     )
-    return adapted if params is None else with_weights(adapted, function_place, ordered=True)
+    return adapted if params is None else with_weights(adapted, lambda _: function_place, ordered=True)
 
 
 def _device(tree: Any) -> Any:

@@ -12,12 +12,12 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 
-from xai_core.backend import Adapted
+from xai_core.backend import Adapted, Held
 from xai_core.weights import Values, Weight, kind_of, natives
 from xai_jax.modules import dotted
 from xai_jax.taps import INLINED, programs
 
-__all__ = ["Place", "equinox_place", "function_place", "haiku_place", "linen_place", "nnx_place", "with_weights"]
+__all__ = ["Place", "equinox_place", "function_place", "haiku_place", "linen_place", "nnx_places", "with_weights"]
 
 
 @dataclass(frozen=True)
@@ -30,25 +30,28 @@ class Place:
     holder: Any = None
 
 
-def with_weights(adapted: Adapted, place: Callable[[tuple[Any, ...]], Place | None], ordered: bool = False) -> Adapted:
+_Places = Callable[[Any], Callable[[tuple[Any, ...]], Place | None]]
+
+
+def with_weights(adapted: Adapted, places: _Places, ordered: bool = False) -> Adapted:
     """`adapted` with its `weights` and `replaced`.
 
     Parameters
     ----------
-    place
-        Where the leaf of the parameters with these keys belongs; `None` for one that is none of a layer.
+    places
+        For some parameters, a function of keys: where the leaf with these belongs, `None` for one that is none of a layer.
     ordered
         Whether to look up in the program in which order weights are used, as no layers tell.
     """
 
-    def weights(x: Any) -> list[Weight]:
-        params = adapted.read(x)[0]
-        return [weight for _, weight in _held(params, place, _first_uses(adapted.apply, params, x) if ordered else {})]
+    def weights(held: Held, x: Any) -> list[Weight]:
+        uses = _first_uses(adapted.apply, held[0], x) if ordered else {}
+        return [weight for _, weight in _held(held[0], places(held[0]), uses)]
 
-    def replaced(values: Values) -> Adapted:
-        params, static = adapted.read(())
+    def replaced(held: Held, values: Values) -> Adapted:
+        params, static = held
         leaves, tree = jax.tree.flatten(params)
-        found = _held(params, place, {})
+        found = _held(params, places(params), {})
         for (number, _), value in zip(found, natives([weight for _, weight in found], values), strict=True):
             if value is not None:
                 leaves[number] = _like(value, leaves[number])
@@ -58,7 +61,7 @@ def with_weights(adapted: Adapted, place: Callable[[tuple[Any, ...]], Place | No
             # What a function has closed over depends on the inputs; a large module takes a while to read.
             return changed, adapted.read(x)[1] if ordered else static
 
-        return with_weights(replace(adapted, read=read), place, ordered)
+        return with_weights(replace(adapted, read=read), places, ordered)
 
     return replace(adapted, weights=weights, replaced=replaced)
 
@@ -104,12 +107,17 @@ def _key(entry: Any) -> Any:
 # Where the libraries hold what.
 
 
-def nnx_place(keys: tuple[Any, ...], variables: Mapping[tuple[Any, ...], bool]) -> Place | None:
-    """Leaves of the state of an NNX module, by its variables and whether those are learned."""
-    own = next((keys[:end] for end in range(len(keys), 0, -1) if keys[:end] in variables), None)
-    if own is None:
-        return None
-    return Place(dotted(own[:-1]), str(own[-1]), variables[own])
+def nnx_places(state: Any) -> Callable[[tuple[Any, ...]], Place | None]:
+    """Leaves of the state of an NNX module, by its variables; parameters are learned."""
+    from flax import nnx
+
+    variables = {path: isinstance(variable, nnx.Param) for path, variable in nnx.to_flat_state(state)}
+
+    def place(keys: tuple[Any, ...]) -> Place | None:
+        own = next((keys[:end] for end in range(len(keys), 0, -1) if keys[:end] in variables), None)
+        return None if own is None else Place(dotted(own[:-1]), str(own[-1]), variables[own])
+
+    return place
 
 
 def linen_place(keys: tuple[Any, ...]) -> Place | None:

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from xai_core.backend import Adapted, Around
+from xai_core.backend import Adapted, Around, Held
 from xai_core.weights import Values, Weight, kind_of, natives
 
 __all__ = ["with_weights"]
@@ -47,11 +47,11 @@ class _Layers:
 def _given(original: Adapted, adapted: Adapted, layers: _Layers, given: dict[int, Any]) -> Adapted:
     """`adapted`, which has values for some variables, given by their identity."""
 
-    def weights(x: Any) -> list[Weight]:
+    def weights(present: Held, x: Any) -> list[Weight]:
         held = _held(layers.model, layers.names)
         return [replace(w, read=partial(_host, given[id(v)])) if id(v) in given else w for w, v in held]
 
-    def replaced(values: Values) -> Adapted:
+    def replaced(present: Held, values: Values) -> Adapted:
         held = _held(layers.model, layers.names)
         changed = dict(given)
         for (_, variable), value in zip(held, natives([weight for weight, _ in held], values), strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -42,21 +42,22 @@ class TensorFlowBackend(Backend):
 
     def adapt(self, model: Any, params: Any) -> Adapted:
         anchor, part = lifetime(model)
-        function: Any
-        if callable(model):
+        if not callable(model) and _signature(model) is None:
+            raise ModelError(
+                "This TensorFlow object can not be called and has no serving signature.",
+                received=describe(model),
+                fix="pass a function of it: lambda x: module.predict(x).",
+            )
+
+        @cache
+        def function() -> Any:
+            if not callable(model):
+                return _signature(model)
             # Plain Python functions may branch on tensors, which needs TensorFlow's own conversion.
-            function = model if hasattr(model, "get_concrete_function") else tf.function(model)
-        else:
-            function = _signature(model)
-            if function is None:
-                raise ModelError(
-                    "This TensorFlow object can not be called and has no serving signature.",
-                    received=describe(model),
-                    fix="pass a function of it: lambda x: module.predict(x).",
-                )
+            return model if hasattr(model, "get_concrete_function") else tf.function(model)
 
         def apply(_: Any, x: Any) -> Any:
-            return call(function, x) if params is None else function(params, x)
+            return call(function(), x) if params is None else function()(params, x)
 
         adapted = Adapted(
             backend=self,
@@ -103,18 +104,25 @@ class TensorFlowBackend(Backend):
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         # For each signature a tf.function of an object of its own, one without code: TensorFlow counts traces by code
-        # objects, and warns of many.
+        # objects, and warns of many. What was traced is called itself; a tf.function would look at the arguments again.
         functions: dict[Any, Any] = {}
 
         def call_traced(*arguments: Any) -> Any:
-            leaves = tf.nest.flatten(arguments)
-            key = tuple(None if leaf is None else (tuple(leaf.shape), leaf.dtype) for leaf in leaves)
+            key = _specs(arguments)
             found = functions.get(key)
             if found is None:
-                found = functions[key] = tf.function(partial(function), autograph=False)
+                found = tf.function(partial(function), autograph=False).get_concrete_function(*arguments)
+                functions[key] = found
             return found(*arguments)
 
         return call_traced
+
+
+def _specs(value: Any) -> Hashable:
+    """Structure, shapes and dtypes of arguments."""
+    if isinstance(value, list | tuple):
+        return tuple(map(_specs, value))
+    return None if value is None else (tuple(value.shape), value.dtype)
 
 
 def _facts(model: Any) -> Hashable:

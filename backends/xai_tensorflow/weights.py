@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from xai_core.backend import Adapted
+from xai_core.backend import Adapted, Held
 from xai_core.structure import flatten
 from xai_core.weights import Values, Weight, kind_of, natives
 from xai_tensorflow.graph import follow, in_order_of_use, reading, traced_by_operation
@@ -37,9 +37,9 @@ def with_weights(adapted: Adapted, module: tf.Module) -> Adapted:
     def variables() -> list[Any]:
         return [variable for _, variable in held()]
 
-    def weights(present: Callable[[], list[Any]], x: Any) -> list[Weight]:
+    def weights(present: Callable[[], list[Any]], read: Held, x: Any) -> list[Weight]:
         # What the program does not read is not there: a value in its place would change nothing.
-        uses = _uses(module, adapted, x, variables())
+        uses = _uses(module, adapted, read[1], x, variables())
         values = present()
         return [
             replace(weight, place=uses[number], read=partial(_host, values[number]))
@@ -47,7 +47,7 @@ def with_weights(adapted: Adapted, module: tf.Module) -> Adapted:
             if number in uses
         ]
 
-    def replaced(present: Callable[[], list[Any]], values: Values) -> Adapted:
+    def replaced(present: Callable[[], list[Any]], read: Held, values: Values) -> Adapted:
         new = [
             None if value is None else tf.convert_to_tensor(value.astype(variable.dtype.as_numpy_dtype))
             for value, variable in zip(natives([weight for weight, _ in held()], values), variables(), strict=True)
@@ -76,11 +76,11 @@ _USES: weakref.WeakKeyDictionary[tf.Module, tuple[Hashable, dict[int, int]]] = w
 """Of each module which variables it reads and in which order, as it was when asked last."""
 
 
-def _uses(module: tf.Module, adapted: Adapted, x: Any, variables: Sequence[Any]) -> dict[int, int]:
+def _uses(module: tf.Module, adapted: Adapted, facts: Hashable, x: Any, variables: Sequence[Any]) -> dict[int, int]:
     """`in_order_of_use`, which traces the program, found out anew when the module or the kind of inputs is another."""
     leaves, structure = flatten(x)
     kinds = tuple((tuple(leaf.shape), leaf.dtype) for leaf in leaves)
-    key = structure, kinds, adapted.read(x)[1], tuple(map(id, variables))
+    key = structure, kinds, facts, tuple(map(id, variables))
     known = _USES.get(module)
     if known is None or known[0] != key:
         known = _USES[module] = key, in_order_of_use(adapted.apply, x, variables)

@@ -83,8 +83,8 @@ class TorchBackend(Backend):
             tapped=self.tapped(marked),
             traced=self.traced(marked, [module], anchor),
             locate=locate,
-            weights=None if isinstance(module, torch.jit.ScriptModule) else lambda _: weights_of(module),
-            replaced=lambda values: replace(self.adapt(with_weights(module, values), None), locate=locate),
+            weights=None if isinstance(module, torch.jit.ScriptModule) else lambda *_: weights_of(module),
+            replaced=lambda _, values: replace(self.adapt(with_weights(module, values), None), locate=locate),
         )
 
     @property

@@ -221,3 +221,10 @@ def test_axioms_of_features_are_the_same_in_every_framework(metric):
             assert wanted.details["dead"].tolist() == [48] * 4
         else:
             assert wanted.details["pairs"].tolist() == [2 + 47] * 4
+
+
+def test_linearity_is_refused_to_a_method_that_does_not_see_the_sum():
+    model, x = MODELS["torch"], torch.from_numpy(np.ascontiguousarray(IMAGES.transpose(0, 3, 1, 2)))
+    found = xai.RelevanceCAM(layer="relu")(model, x, target=0)
+    with pytest.raises(xai.TargetError, match="several outputs"):
+        metrics.Linearity()(model, found)

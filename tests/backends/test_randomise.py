@@ -69,7 +69,7 @@ def test_random_weights(kind):
 
 
 def names_of(model, x):
-    return [(weight.path, weight.name, weight.kind) for weight in xai.wrap(model).adapted.weights(x)]
+    return [(weight.path, weight.name, weight.kind) for weight in randomcases.weights_of(xai.wrap(model).adapted, x)]
 
 
 # PyTorch
@@ -286,7 +286,7 @@ def test_equinox_has_its_own_layout():
             return self.norm(self.lin(x))
 
     net = Net(eqx.nn.Linear(4, 2, key=jax.random.key(0)), eqx.nn.LayerNorm((2,)))
-    weight = next(w for w in xai.wrap(net).adapted.weights(jnp.ones((1, 4))) if w.kind == "kernel")
+    weight = next(w for w in randomcases.weights_of(xai.wrap(net).adapted, jnp.ones((1, 4))) if w.kind == "kernel")
     assert weight.shape == (4, 2)
     assert np.array_equal(weight.value, np.asarray(net.lin.weight).T)
     assert ("norm", "weight", "scale") in names_of(net, jnp.ones((1, 4)))
@@ -317,11 +317,12 @@ class Texts(tf.Module):
 def test_variables_of_tensorflow_are_read_elsewhere():
     model, x = Texts(), tf.constant([[1, 2], [3, 5]])
     assert weighted_layers(model, x) == ("table", "kernel", "out")
-    weights = {weight.path: weight for weight in xai.wrap(model).adapted.weights(x)}
+    adapted = xai.wrap(model).adapted
+    weights = {weight.path: weight for weight in randomcases.weights_of(adapted, x)}
     assert "unused" not in weights
     assert weights["fixed"].kind == "statistic"
     values = {(name, name): 2 * weights[name].value for name in ("table", "kernel", "out")}
-    found = xai.wrap(model).adapted.replaced(values)
+    found = adapted.replaced(adapted.read(x), values)
     hidden = np.tanh(2 * model.table.numpy()[x.numpy()].mean(1) @ (2 * model.kernel.numpy()))
     scores = found.apply(found.read(x)[0], x)
     assert_close(scores.numpy(), hidden @ (2 * model.out.numpy()))
@@ -402,11 +403,11 @@ def test_mistakes():
         randomised(model, x, ["out"], seed=-1)
     with pytest.raises(xai.TrainingModeError):
         weighted_layers(rulenets.torch_net("even", "modules").train(), x)
-    replaced = xai.wrap(model).adapted.replaced
+    adapted = xai.wrap(model).adapted
     with pytest.raises(xai.OptionError, match=r"\(4, 3\)"):
-        replaced({("out", "weight"): np.ones((3, 4))})
+        adapted.replaced(adapted.read(x), {("out", "weight"): np.ones((3, 4))})
     with pytest.raises(xai.OptionError, match="no weights 'kernel'"):
-        replaced({("out", "kernel"): np.ones((4, 3))})
+        adapted.replaced(adapted.read(x), {("out", "kernel"): np.ones((4, 3))})
 
 
 def test_layout_goes_there_and_back():
@@ -434,13 +435,49 @@ def test_layout_goes_there_and_back():
         ("g", (3, 4), "", "kernel"),
         ("w", (2, 2, 3, 4), "", "kernel"),
         ("hidden", (3, 4), "", "kernel"),
-        ("average", (4,), "", "kernel"),
+        ("average", (4,), "", "vector"),
+        ("0", (4,), "", "vector"),
+        ("0", (3, 4), "", "kernel"),
+        ("0", (1,), "", "kernel"),
+        ("w", (4,), "", "kernel"),
+        ("attention_weights", (4,), "", "kernel"),
         ("gamma", (2, 3, 4), "", "scale"),
         ("cls_token", (1, 1, 4), "", "kernel"),
     ],
 )
 def test_what_arrays_are_for(name, shape, holder, kind):
     assert kind_of(name, shape, holder) == kind
+
+
+class Listed(tf.Module):
+    """Scale, shift, mean and variance in a list, which does not say which is which."""
+
+    def __init__(self):
+        super().__init__()
+        rng = np.random.default_rng(0)
+        norm = np.ones(6), rng.normal(size=6), np.zeros(6), np.arange(1, 7)
+        self.norm = [tf.Variable(value, dtype="float32") for value in norm]
+        self.kernels = [
+            tf.Variable(value, dtype="float32") for value in (rng.normal(size=(4, 6)), np.full((6, 3), 0.1))
+        ]
+
+    def __call__(self, x):
+        scale, shift, mean, variance = self.norm
+        hidden = tf.nn.relu((x @ self.kernels[0] - mean) / tf.sqrt(variance) * scale + shift)
+        return hidden @ self.kernels[1]
+
+
+def test_vectors_without_a_name_keep_their_numbers_and_kernels_of_equal_numbers_their_size():
+    """Normal numbers in place of a constant scale would be zeros, of a variance not all positive: a dead model, or NaN."""
+    model, x = Listed(), tf.random.stateless_normal((5, 4), (1, 2))
+    random = randomised(model, x, weighted_layers(model, x))
+    found = {(w.path, w.name): w.value for w in randomcases.weights_of(random.adapted, x)}
+    for place, variable in enumerate(model.norm):
+        np.testing.assert_array_equal(np.sort(found["norm", str(place)]), np.sort(variable.numpy()))
+    assert not np.array_equal(found["norm", "3"], np.arange(1, 7))
+    assert np.std(found["kernels", "1"]) == pytest.approx(0.1, rel=0.5)
+    values = xai.Gradient()(random, x, target=0).values
+    assert np.all(np.abs(values.numpy()).max(axis=1) > 1e-3)
 
 
 def test_matrices_that_are_called_by_letters_are_kernels():

@@ -360,6 +360,12 @@ def test_ranks_of_equal_values_are_the_mean_of_theirs():
     for top, shape in ((3, (4, 5)), (2**40, (40, 1000)), (900, (3, 17, 1000)), (1, (40, 1000)), (5, (2**16,))):
         values = rng.integers(0, top, size=shape).astype(float)
         np.testing.assert_array_equal(statistics.average_ranks(values), scipy.stats.rankdata(values, axis=-1))
+    # Sorted by digits: single precision of either sign and any size, both zeros; not so what has more digits or is large.
+    wide = rng.normal(size=(4, 2000)) * 10.0 ** rng.integers(-40, 38, size=(4, 2000))
+    single, tiny = wide.astype(np.float32).astype(float), 2.0**-149
+    single[:, :200], single[:, 100:150], single[0, -5:] = 0.0, -0.0, [np.inf, -np.inf, tiny, -tiny, tiny]
+    for values in (single, wide, np.where(wide > 1e30, 1e200 * wide, single)):
+        np.testing.assert_array_equal(statistics.average_ranks(values), scipy.stats.rankdata(values, axis=-1))
     values = np.round(MAP)
     assert all(len(set(np.abs(row))) < 6 for row in values)
     metric = metrics.MonotonicityCorrelation(samples=3)

@@ -43,15 +43,15 @@ def test_random_weights(kind):
 def taken_over(theirs, model, given, x):
     """The Keras model with the weights of the PyTorch module, through the common layout."""
     groups = {}
-    for weight in xai.wrap(theirs).adapted.weights(given):
+    for weight in randomcases.weights_of(xai.wrap(theirs).adapted, given):
         groups.setdefault(weight.kind, []).append(weight.value)
     values = {}
     adapted = xai.wrap(model).adapted
-    for weight in adapted.weights(x):
+    for weight in randomcases.weights_of(adapted, x):
         # PyTorch has two biases in a recurrence, which are added.
         held = sum(groups["bias"]) if weight.kind == "bias" else groups[weight.kind].pop(0)
         values[weight.path, weight.name] = held.reshape(weight.shape)
-    return replace(xai.wrap(model), adapted=adapted.replaced(values))
+    return replace(xai.wrap(model), adapted=adapted.replaced(adapted.read(x), values))
 
 
 LAYERS = {
@@ -105,7 +105,7 @@ def test_frozen_layers_and_statistics():
     wanted = randomised(model, x, ["conv1", "bn1"])(x)
     model.trainable = False
     assert_close(randomised(model, x, ["conv1", "bn1"])(x), wanted, relative=0.0)
-    kinds = {(w.path, w.name): w.kind for w in xai.wrap(model).adapted.weights(x)}
+    kinds = {(w.path, w.name): w.kind for w in randomcases.weights_of(xai.wrap(model).adapted, x)}
     assert {name for (path, name), kind in kinds.items() if kind == "statistic"} == {"moving_mean", "moving_variance"}
 
 

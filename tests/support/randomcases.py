@@ -17,6 +17,10 @@ CHOICES = (NAMES, ("out",), ("bn1",), ("conv1",), ("conv2", "out"))
 SEED = 5
 
 
+def weights_of(adapted, x):
+    return adapted.weights(adapted.read(x), x)
+
+
 def expected(chosen: tuple[str, ...], x: np.ndarray) -> np.ndarray:
     """Scores with random weights in layers, from the definition."""
     held = dict(rulenets.held("even"))

@@ -105,7 +105,8 @@ class RelevanceCAM(_RuledCAM):
     Raises
     ------
     TargetError
-        If the model's output is not `(batch, classes)`, or the target a callable.
+        If the model's output is not `(batch, classes)`, the target a callable, or the score made of several outputs, as
+        `Linearity` does.
     UnsupportedOperation
         If an operation behind the layer has no rule.
     """
@@ -121,6 +122,12 @@ class RelevanceCAM(_RuledCAM):
                 "RelevanceCAM sets one class against all others: outputs (batch, classes), and a class as target.",
                 received="a callable target, or an output with more axes",
                 fix="target=None or target=class; GradCAM takes any target.",
+            )
+        if problem.pick.scale is not None:
+            raise TargetError(
+                "RelevanceCAM sets one class against all others, as the model gives them.",
+                received="a score made of several outputs",
+                fix="use another explainer, such as GradCAM.",
             )
         return _Contrasted(plan, maps)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -415,18 +415,19 @@ def _subtract(a: Any, b: Any) -> Sequence[Any]:
 
 @dataclass(frozen=True)
 class _Mixed:
-    """Outputs of classes with those of a partner mixed in: `a f_i + b f_j` in the place of `f_i`."""
+    """Sums `a f_i + b f_j` of outputs of classes, one for each of some pairs (i, j)."""
 
     a: float
     b: float
-    partners: tuple[int, ...]
+    pairs: tuple[tuple[int, int], ...]
     xp: Any = field(compare=False, hash=False)
 
     def __call__(self, outputs: Any) -> Any:
-        xp, rows = self.xp, int(tuple(outputs.shape)[0])
-        runs = [(j, len(list(run))) for j, run in itertools.groupby(self.partners)]
-        columns = [xp.broadcast_to(outputs[:, j : j + 1], (rows, size)) for j, size in runs]
-        return self.a * outputs + self.b * xp.concat(columns, axis=1)
+        first, second = (
+            self.xp.concat([outputs[:, one : one + 1] for one in side], axis=1)
+            for side in zip(*self.pairs, strict=True)
+        )
+        return self.a * first + self.b * second
 
 
 @dataclass(frozen=True)
@@ -513,12 +514,13 @@ class Linearity(Metric):
         index = problem.to_device(partner[:, None])
         second = _explained(replace(problem.inside(problem.leaves, None, problem.streams), index=index), explainer)
         mixed = np.zeros_like(first)
-        for partners, rows in _rounds(own, partner, int(problem.outputs or 0)):
-            pick = Pick(scale=_Mixed(float(self.a), float(self.b), partners, problem.xp))
-            chosen = problem.to_device(np.asarray(rows, dtype=np.int64))
-            leaves = [problem.xp.take(leaf, chosen, axis=0) for leaf in problem.leaves]
+        for pairs, rows, numbers in _rounds(own, partner, int(problem.outputs or 0)):
+            pick = Pick(scale=_Mixed(float(self.a), float(self.b), pairs, problem.xp))
+            chosen = problem.indices(rows)
+            leaves = [gather(problem.xp, leaf, chosen) for leaf in problem.leaves]
             inside = problem.inside(leaves, rows, problem.streams.take(rows))
-            mixed[rows] = _explained(replace(inside, pick=pick), explainer)
+            index = problem.to_device(np.asarray(numbers, dtype=np.int64)[:, None])
+            mixed[rows] = _explained(replace(inside, pick=pick, index=index), explainer)
         apart = _norm(mixed - (self.a * first + self.b * second))
         parts = abs(self.a) * _norm(first) + abs(self.b) * _norm(second)
         return Measured(_quotient(apart, np.maximum(_norm(mixed), parts)), details={"other": partner})
@@ -537,24 +539,19 @@ class Linearity(Metric):
         return np.concatenate(parts).astype(np.int64)
 
 
-def _rounds(own: _Host, partner: _Host, outputs: int) -> list[tuple[tuple[int, ...], list[int]]]:
-    """Samples in as few parts as can be, in each of which the partner of a class is the same for all."""
-    rounds: list[tuple[list[int], list[int]]] = []
-    for row, (i, j) in enumerate(zip(own.tolist(), partner.tolist(), strict=True)):
-        for partners, rows in rounds:  # noqa: B007, used behind the loop
-            if partners[i] in (-1, j):
-                break
-        else:
-            partners, rows = [-1] * outputs, []
-            rounds.append((partners, rows))
-        partners[i] = j
-        rows.append(row)
-    # Classes that no sample of a part asks for have the partner of the one before: few runs are quick to put together.
-    return [(tuple(itertools.accumulate(partners, _last, initial=0))[1:], rows) for partners, rows in rounds]
+_PAIRS = 64
+"""Pairs of classes in one call: each is a few operations of the code that is compiled."""
 
 
-def _last(before: int, partner: int) -> int:
-    return before if partner < 0 else partner
+def _rounds(
+    own: _Host, partner: _Host, outputs: int
+) -> Iterator[tuple[tuple[tuple[int, int], ...], list[int], list[int]]]:
+    """Pairs of classes, no more than outputs, whose places they take; the samples that have one, and for each which."""
+    pairs, which = np.unique(np.stack([own, partner], axis=1), axis=0, return_inverse=True)
+    for block in spans(len(pairs), min(outputs, _PAIRS), constant=False):
+        rows = np.flatnonzero((which >= block.start) & (which < block.start + block.size))
+        some = tuple((int(i), int(j)) for i, j in pairs[block.indices])
+        yield some, rows.tolist(), (which[rows] - block.start).tolist()
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)

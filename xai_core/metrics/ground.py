@@ -25,7 +25,7 @@ from xai_core.explanation import Explanation, to_host
 from xai_core.features import Features, Patches, resolve_features
 from xai_core.metrics.statistics import total
 from xai_core.model import Net
-from xai_core.problem import Problem, gather, open_problem, resolve, resolve_beside, resolve_predicted
+from xai_core.problem import Problem, gather, mix, open_problem, resolve, resolve_beside, resolve_predicted
 from xai_core.progress import Progress
 from xai_core.streams import check_seed
 from xai_core.structure import flatten
@@ -375,22 +375,24 @@ class Ground:
             parts = []
             for some in spans(self.batch, max(1, problem.rows // block.width), constant=problem.constant_shapes):
                 rows = problem.indices(some.indices)
+                # Blocks that no rows fill up are parts of the draws as they are.
+                place = some.indices if some.size < some.width else slice(some.start, some.start + some.size)
                 normals = [
-                    None
-                    if normal is None
-                    else problem.to_device(normal if rows is None else normal[some.indices], leaf)
+                    None if normal is None else problem.to_device(normal[place], leaf)
                     for normal, leaf in zip(drawn, problem.leaves, strict=True)
                 ]
                 found = problem.run(_Noisy(problem.pick), problem.leaves, normals, spreads, rows, problem.index)
                 problem.work.add(some.width * block.width)
-                parts.append(self.on_host(found)[: some.size])
+                parts.append((found, some.size))
+            # Asked for when all calls have begun: some frameworks run them while the host makes the next one's inputs.
+            scores = np.concatenate([self.on_host(found)[:size] for found, size in parts])
             used = [
                 np.zeros((self.batch, block.size, *(1 for _ in leaf.shape[1:])), np.float32)
                 if normal is None
                 else normal[:, : block.size]
                 for normal, leaf in zip(drawn, problem.varied, strict=False)
             ]
-            yield used, np.concatenate(parts)[:, : block.size]
+            yield used, scores[:, : block.size]
 
     def spreads(self, noise: float) -> list[Any]:
         """`noise` times the range of each sample, on the device, broadcasting to each input; `None` for integers.
@@ -417,11 +419,15 @@ class Ground:
         hosts = [self.on_host(value) for value in found]
         return [host.reshape(problem.batch, each, *host.shape[1:]) for host in hosts]
 
-    def scores_beside(self, leaves: list[Any]) -> _Host:
-        """Scores (batch,) of changed inputs, which the model sees together with the inputs if their score is not known."""
+    def scores_beside(self, others: list[Any], shares: list[Any] | None = None) -> _Host:
+        """Scores (batch,) of changed inputs, which the model sees together with the inputs if their score is not known.
+
+        An input is changed into the other one, or kept by the share of each element from 0 to 1.
+        """
+        shares = [None] * len(others) if shares is None else shares
         if self._settled is not None:
-            return self.scores_of(leaves)[:, 0]
-        self._settled, found = resolve_beside(self.opened, leaves)
+            return self.scores_of(mix(self.problem, others, shares))[:, 0]
+        self._settled, found = resolve_beside(self.opened, others, shares)
         return self.on_host(found)
 
     def scores_of(self, leaves: list[Any], each: int = 1) -> _Host:

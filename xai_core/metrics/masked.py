@@ -12,7 +12,6 @@ from xai_core.errors import OptionError, describe
 from xai_core.explanation import Explanation
 from xai_core.metrics.base import Measured, Metric, Scored
 from xai_core.metrics.ground import PIXELS, Ground
-from xai_core.model import Net
 from xai_core.problem import is_floating
 
 __all__ = ["PGI", "PGU", "AverageDrop", "AverageGain", "AverageIncrease", "Sufficiency"]
@@ -43,33 +42,18 @@ class _Weighted(Scored, abstract=True):
         low = np.where(relevance.own, relevance.values, np.inf).min(axis=1, keepdims=True)
         high = np.where(relevance.own, relevance.values, -np.inf).max(axis=1, keepdims=True)
         weights = np.where(high > low, (relevance.values - low) / np.where(high > low, high - low, 1.0), 0.0)
-        leaves = []
-        for position, leaf in enumerate(problem.leaves):
-            if position >= len(relevance.features.labels):
-                leaves.append(leaf)
-                continue
+        others, shares = list(problem.leaves), [None] * len(problem.leaves)
+        for position, labels in enumerate(relevance.features.labels):
+            leaf = problem.leaves[position]
             if not is_floating(leaf):
                 raise OptionError(
                     f"{type(self).__name__} weights inputs, which whole numbers cannot be.",
                     received=describe(leaf),
                     fix="use a metric that removes features, such as Deletion.",
                 )
-            host = on_elements(weights, relevance.features.labels[position], 1.0)
-            share, filling = problem.to_device(host, like=leaf), ground.removal(self.baseline).arrays[position]
-            leaves.append(problem.run(_WEIGH, leaf, filling, share))
-        return ground.scores_beside(leaves)
-
-
-class _Weigh:
-    """Kernel: an input where the share is 1, the filling where it is 0."""
-
-    def __call__(self, net: Net, leaf: Any, filling: Any, share: Any) -> Any:
-        xp = net.xp
-        own, off = xp.astype(leaf, share.dtype), xp.astype(filling, share.dtype)
-        return xp.astype(off + share * (own - off), leaf.dtype)
-
-
-_WEIGH = _Weigh()
+            others[position] = ground.removal(self.baseline).arrays[position]
+            shares[position] = problem.to_device(on_elements(weights, labels, 1.0), like=leaf)
+        return ground.scores_beside(others, shares)
 
 
 def on_elements(values: _Host, labels: _Host, rest: float) -> _Host:

@@ -159,10 +159,9 @@ class RandomLogit(_Similar):
                 fix="explain a class, of a model with scores of shape (batch, classes).",
             )
         own, count = index[:, 0], min(self.samples, outputs - 1)
-        # A place among the classes without the own one.
-        places = np.stack(
-            [problem.streams.generator(row, 0, CLASS_PART).permutation(outputs - 1)[:count] for row in range(len(own))]
-        )
+        # Places among the classes without the own one, by the order of random numbers.
+        chance = problem.streams.uniform(range(len(own)), [0], outputs - 1, CLASS_PART)[:, 0]
+        places = np.argsort(chance, axis=1, kind="stable")[:, :count]
         classes = places + (places >= own[:, None])
         alike, total = self.alike(explanation, maps_of(explanation)), np.zeros(ground.batch)
         for block in spans(count, max(1, problem.held // ground.batch), constant=problem.constant_shapes):
@@ -180,9 +179,9 @@ class RandomLogit(_Similar):
         return Measured(total / count, details={"classes": classes})
 
 
-def _layers(ground: Ground, explanation: Explanation) -> tuple[str, ...]:
+def _layers(ground: Ground) -> tuple[str, ...]:
     """Layers that hold weights, in the order in which they run."""
-    found = randomiser(ground, explanation).layers
+    found = randomiser(ground).layers
     if not found:
         raise OptionError(
             "The model has no weights that could be randomised.",
@@ -201,7 +200,7 @@ def _of_randomised(ground: Ground, explanation: Explanation, explainer: Explaine
     if key in kept:
         return kept[key]
     leaves, structure = flatten(explanation.inputs)
-    model = randomiser(ground, explanation).model(layers)
+    model = randomiser(ground).model(layers)
     # Of a model with a unit in place of its scores, that unit.
     bound, native = bind(model, leaves, structure)
     with bound.running(native):
@@ -262,7 +261,7 @@ class MPRT(_Similar):
         return explainer_of(explanation)
 
     def measure(self, ground: Ground, explanation: Explanation, masks: Any) -> Measured:
-        layers, explainer = _layers(ground, explanation), self.explainer(explanation)
+        layers, explainer = _layers(ground), self.explainer(explanation)
         ordered = layers[::-1] if self.order == "top_down" else layers
         own = explainer == explainer_of(explanation)
         base = maps_of(explanation) if own else _of_randomised(ground, explanation, explainer, ())
@@ -345,7 +344,7 @@ class EfficientMPRT(Metric):
         positive_int("bins", self.bins, least=2)
 
     def measure(self, ground: Ground, explanation: Explanation, masks: Any) -> Measured:
-        layers = _layers(ground, explanation)
+        layers = _layers(ground)
         before = _entropies(maps_of(explanation), self.bins)
         after = _entropies(_of_randomised(ground, explanation, explainer_of(explanation), layers), self.bins)
         values = (after - before) / np.where(before > 0, before, 1.0)

@@ -93,10 +93,10 @@ def explained_again(
     return maps
 
 
-def randomiser(ground: Ground, explanation: Explanation) -> Randomiser:
+def randomiser(ground: Ground) -> Randomiser:
     """What makes the model's weights random; its draws are kept for other metrics."""
-    model = ground.problem.bound.model
-    return ground.known("randomiser", lambda: Randomiser(model, explanation.inputs, ground.seed))
+    problem = ground.problem
+    return ground.known("randomiser", lambda: Randomiser(problem.bound, problem.leaves, ground.seed))
 
 
 def explainer_of(explanation: Explanation) -> Explainer:
@@ -756,7 +756,7 @@ class RelativeRepresentationStability(_Stability):
         except CapabilityError:
             table = ()
         try:
-            paths = randomiser(ground, explanation).layers
+            paths = randomiser(ground).layers
         except CapabilityError:
             paths = ()
         calls = [row for row in table if paths and row.path == paths[-1]]

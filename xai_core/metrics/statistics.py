@@ -18,6 +18,8 @@ _SLACK = 1e-12
 
 _FEW = 7
 """Numbers up to which NumPy adds one after the other; of more it makes several partial sums."""
+_DIGITS = 2**9
+"""Numbers in a row from which on sorting by digits is the faster way."""
 _MANY = 2**15
 """Numbers from which on they are sorted on several cores."""
 
@@ -106,8 +108,7 @@ def _in_order(values: _Host) -> tuple[_Host, _Host]:
     Without equal numbers the ranks are the same for all rows, (numbers,).
     """
     rows, numbers = values.shape
-    order = np.argsort(values, axis=1)
-    order += numbers * np.arange(rows)[:, None]
+    order = _rising(values)
     rising = values.reshape(-1)[order]
     # Whether a number is equal to the one before it; one more at the end, which is not.
     tied = np.zeros(values.size + 1, dtype=bool)
@@ -122,6 +123,27 @@ def _in_order(values: _Host) -> tuple[_Host, _Host]:
     inside = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
     ranks[np.repeat(first, length) + inside] = np.repeat((ranks[first] + ranks[last]) / 2, length)
     return order, ranks.reshape(rows, numbers)
+
+
+def _rising(values: _Host) -> _Host:
+    """Places, in all rows (rows, numbers), of the numbers from the smallest on."""
+    rows, numbers = values.shape
+    before = numbers * np.arange(rows)[:, None]
+    with np.errstate(over="ignore"):
+        narrow = values.astype(np.float32) if numbers >= _DIGITS else values[:0]
+    if not np.array_equal(narrow, values):
+        return np.argsort(values, axis=1) + before
+    # Values in single precision, as most maps are, have the order of their bits as whole numbers once those of negative ones
+    # are turned over. NumPy sorts 16 bits by their digits, in a time that grows with the numbers alone: the lower half
+    # first, then the upper one.
+    bits = narrow.view(np.int32)
+    bits ^= (bits >> 31) | np.int32(-(2**31))
+    lower = np.argsort(bits.astype(np.uint16), axis=1, kind="stable")
+    lower += before
+    upper = (bits.view(np.uint32) >> 16).astype(np.uint16)
+    order = np.argsort(upper.reshape(-1)[lower], axis=1, kind="stable")
+    order += before
+    return lower.reshape(-1)[order]
 
 
 def area(curve: _Host, at: _Host) -> _Host:
