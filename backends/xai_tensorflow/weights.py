@@ -54,7 +54,8 @@ def with_weights(adapted: Adapted, module: tf.Module) -> Adapted:
         ]
 
         def now() -> list[Any]:
-            return [old if value is None else value for value, old in zip(new, present(), strict=True)]
+            pairs = zip(new, present(), strict=True)
+            return [tf.convert_to_tensor(old) if value is None else value for value, old in pairs]
 
         return replace(
             adapted,
@@ -66,10 +67,7 @@ def with_weights(adapted: Adapted, module: tf.Module) -> Adapted:
             replaced=partial(replaced, now),
         )
 
-    def own() -> list[Any]:
-        return [tf.convert_to_tensor(variable) for variable in variables()]
-
-    return replace(adapted, weights=partial(weights, own), replaced=partial(replaced, own))
+    return replace(adapted, weights=partial(weights, variables), replaced=partial(replaced, variables))
 
 
 _USES: weakref.WeakKeyDictionary[tf.Module, tuple[Hashable, dict[int, int]]] = weakref.WeakKeyDictionary()
