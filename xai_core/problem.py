@@ -479,7 +479,7 @@ def resolve(problem: Problem) -> Problem:
 
 
 def resolve_predicted(problem: Problem) -> tuple[Problem, Any, tuple[int, ...]]:
-    """As `resolve`, the number (batch,) of the largest output, and the shape of the outputs of one sample."""
+    """As `resolve`, which outputs are the two largest, (batch, 2), and the shape of the outputs of one sample."""
     score, index, empty, largest = _resolved(problem, predicts=True)
     return settle(problem, score, index, empty), largest, tuple(empty.shape)[1:]
 

@@ -98,8 +98,9 @@ def scaled(xp: Any, outputs: Any, scale: Any) -> Any:
 class Resolve:
     """Kernel: explained score, index and output shape of a batch; the shape travels as that of an empty array.
 
-    With `predicts` also the number of the largest output, else `None`. `chosen` is `None` for the predicted class. Indices
-    outside the output are moved into it here and refused on the host, because frameworks differ in what they do with them.
+    With `predicts` also which outputs are the largest and the one after it, (rows, 2), else `None`. `chosen` is `None` for
+    the predicted class. Indices outside the output are moved into it here and refused on the host, because frameworks differ
+    in what they do with them.
     """
 
     pick: Pick
@@ -109,11 +110,26 @@ class Resolve:
         xp = net.xp
         outputs = net(leaves if rows is None else [xp.take(leaf, rows, axis=0) for leaf in leaves])
         empty = outputs[:0, ...]
-        largest = xp.argmax(xp.reshape(outputs, (tuple(outputs.shape)[0], -1)), axis=1) if self.predicts else None
+        largest = _largest_two(xp, outputs) if self.predicts else None
         if self.pick.function is not None or self.pick.every:
             return self.pick(xp, outputs, None), None, empty, largest
         index = fit_index(xp, outputs, chosen if rows is None or chosen is None else xp.take(chosen, rows, axis=0))
         return self.pick(xp, outputs, index), index, empty, largest
+
+
+def _largest_two(xp: Any, outputs: Any) -> Any:
+    """Which outputs of each row are the largest and the second-largest, (rows, 2); of one output that one twice."""
+    flat = xp.reshape(outputs, (tuple(outputs.shape)[0], -1))
+    first = xp.argmax(flat, axis=1)[:, None]
+    if tuple(flat.shape)[1] == 1:
+        return xp.concat([first, first], axis=1)
+    # The outputs' numbers, by sums of ones: `arange` needs a device.
+    numbers = xp.cumulative_sum(xp.astype(xp.ones_like(flat), first.dtype), axis=1) - 1
+    lowest = xp.min(flat, axis=1, keepdims=True) - 1
+    second = xp.argmax(xp.where(numbers == first, lowest, flat), axis=1)[:, None]
+    # Of huge or infinite numbers one less may be no less: then all others are equal, and the first of them comes after it.
+    second = xp.where(second == first, xp.astype(first == 0, second.dtype), second)
+    return xp.concat([first, second], axis=1)
 
 
 @dataclass(frozen=True)

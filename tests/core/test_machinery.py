@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from strict import ComplexStepBackend, strict_model
 
 import xai_core as xai
-from xai_core import cores
+from xai_core import cores, targets
 from xai_core.baselines import blur_matrix
 from xai_core.blocks import blocks, spans
 from xai_core.model import Model
@@ -408,3 +408,27 @@ def test_halves_accumulate_in_single_precision():
     assert found.values.dtype == np.float16
     assert set(map(str, seen)) == {"float16"}
     np.testing.assert_allclose(found.values, 1e-3, rtol=5e-2)
+
+
+@given(
+    st.lists(
+        st.lists(st.sampled_from([-np.inf, -3e38, -2.0, 0.0, 1.0, 3e38]), min_size=4, max_size=4),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_the_two_largest_outputs(rows):
+    """Of equal ones the first, also among numbers so large that one less is no less, and infinite ones."""
+    outputs = np.asarray(rows, dtype=np.float32)
+    found = targets._largest_two(np, outputs)
+    for row, (first, second) in zip(outputs, found, strict=True):
+        order = np.argsort(-row, kind="stable")
+        assert (first, second) == tuple(order[:2])
+
+
+def test_the_two_largest_of_many_outputs_in_half_precision_and_of_one():
+    outputs = np.zeros((2, 3000), dtype=np.float16)
+    outputs[0, [2901, 2902]] = 2, 1
+    outputs[1, [0, 2999]] = -1, 3
+    np.testing.assert_array_equal(targets._largest_two(np, outputs), [[2901, 2902], [2999, 1]])
+    np.testing.assert_array_equal(targets._largest_two(np, np.ones((2, 1))), [[0, 0], [0, 0]])

@@ -30,7 +30,7 @@ from xai_core.graph import Graph, Node
 from xai_core.metrics.base import Measured, Metric, Scored
 from xai_core.metrics.ground import Ground, values_on_host
 from xai_core.metrics.maps import maps_of, side_by_side
-from xai_core.model import Bound, Net
+from xai_core.model import Bound
 from xai_core.problem import Problem, gather, is_floating
 from xai_core.streams import Streams
 from xai_core.structure import flatten
@@ -430,22 +430,6 @@ class _Mixed:
         return self.a * first + self.b * second
 
 
-@dataclass(frozen=True)
-class _Runner:
-    """Kernel: the class of the second-highest score, (rows, 1): of the highest that is not explained."""
-
-    def __call__(self, net: Net, leaves: list[Any], rows: Any, index: Any) -> Any:
-        xp = net.xp
-        outputs = net([gather(xp, leaf, rows) for leaf in leaves])
-        shape = tuple(outputs.shape)
-        _require_classes(shape)
-        own = gather(xp, index, rows)
-        # An array of the classes' numbers, by sums of ones: `arange` needs a device.
-        numbers = xp.cumulative_sum(xp.ones_like(outputs), axis=1) - 1
-        lowest = xp.min(outputs, axis=1, keepdims=True) - 1
-        return xp.argmax(xp.where(numbers == xp.astype(own, outputs.dtype), lowest, outputs), axis=1)[:, None]
-
-
 def _require_classes(shape: tuple[int, ...]) -> None:
     if len(shape) != 2 or shape[1] < 2:
         raise TargetError(
@@ -461,8 +445,7 @@ class Linearity(Metric):
 
     `|e(a f_i + b f_j) - (a e(f_i) + b e(f_j))| / max(|e(a f_i + b f_j)|, |a| |e(f_i)| + |b| |e(f_j)|)` in the L2 norm,
     for two classes of the same model: that of the explanation and another. From 0 to 2; 0 where all these maps are zero.
-    Random numbers are the same in all three explanations. Rows of two explanations, and one more for each sample if
-    `other` is `None`.
+    Random numbers are the same in all three explanations. Rows of two explanations, and one for the score.
 
     Source: Sundararajan, Taly and Yan 2017, arXiv:1703.01365, section 4, "Linearity".
 
@@ -494,6 +477,8 @@ class Linearity(Metric):
                 )
 
     def measure(self, ground: Ground, explanation: Explanation, masks: Any) -> Measured:
+        # Asked first: it finds out the explained score on the way.
+        largest = ground.predicted()[0] if self.other is None else None
         problem, explainer = _as_explained(ground, explanation), _explainer(explanation)
         if problem.index is None:
             raise TargetError(
@@ -501,9 +486,10 @@ class Linearity(Metric):
                 received="a callable target",
                 fix="explain a class: target=0.",
             )
-        axes = int(problem.index.shape[1])
-        _require_classes((problem.batch, problem.outputs or 0) if axes == 1 else (problem.batch,) * (axes + 1))
-        own, partner = problem.to_host(problem.index)[:, 0], self._partner(problem)
+        axes, outputs = int(problem.index.shape[1]), int(problem.outputs or 0)
+        _require_classes((problem.batch, outputs) if axes == 1 else (problem.batch,) * (axes + 1))
+        own = problem.to_host(problem.index)[:, 0].astype(np.int64)
+        partner = self._partner(own, outputs, largest)
         if np.any(own == partner):
             raise OptionError(
                 "Linearity needs two different classes.",
@@ -514,7 +500,7 @@ class Linearity(Metric):
         index = problem.to_device(partner[:, None])
         second = _explained(replace(problem.inside(problem.leaves, None, problem.streams), index=index), explainer)
         mixed = np.zeros_like(first)
-        for pairs, rows, numbers in _rounds(own, partner, int(problem.outputs or 0)):
+        for pairs, rows, numbers in _rounds(own, partner, outputs):
             pick = Pick(scale=_Mixed(float(self.a), float(self.b), pairs, problem.xp))
             chosen = problem.indices(rows)
             leaves = [gather(problem.xp, leaf, chosen) for leaf in problem.leaves]
@@ -525,18 +511,12 @@ class Linearity(Metric):
         parts = abs(self.a) * _norm(first) + abs(self.b) * _norm(second)
         return Measured(_quotient(apart, np.maximum(_norm(mixed), parts)), details={"other": partner})
 
-    def _partner(self, problem: Problem) -> _Host:
-        outputs = int(problem.outputs or 0)
-        if self.other is not None:
-            if self.other >= outputs:
-                raise TargetError(f"`other` is a class, 0 to {outputs - 1}.", received=f"other={self.other}")
-            return np.full(problem.batch, self.other, dtype=np.int64)
-        parts = []
-        for block in spans(problem.batch, problem.rows, constant=problem.constant_shapes):
-            found = problem.run(_Runner(), problem.leaves, problem.indices(block.indices), problem.index)
-            parts.append(problem.to_host(found)[: block.size, 0])
-            problem.work.add(block.width)
-        return np.concatenate(parts).astype(np.int64)
+    def _partner(self, own: _Host, outputs: int, largest: _Host | None) -> _Host:
+        if largest is not None:
+            return np.where(own == largest[:, 0], largest[:, 1], largest[:, 0])
+        if self.other is None or self.other >= outputs:
+            raise TargetError(f"`other` is a class, 0 to {outputs - 1}.", received=f"other={self.other}")
+        return np.full(len(own), self.other, dtype=np.int64)
 
 
 _PAIRS = 64

@@ -300,9 +300,9 @@ class Ground:
         return self.known(("lost", self.key(spec), self.key(baseline)), make)
 
     def predicted(self) -> tuple[_Host, tuple[int, ...]]:
-        """Predicted class of each sample, (batch,), and the shape of the outputs of one.
+        """Predicted class of each sample and the one after it, (batch, 2), and the shape of the outputs of one.
 
-        Outputs with more axes are taken as one list of classes.
+        Outputs with more axes are taken as one list of classes; a single output is both.
         """
 
         def make() -> tuple[_Host, tuple[int, ...]]:

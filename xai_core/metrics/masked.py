@@ -266,7 +266,7 @@ class Sufficiency(Metric):
         unit = np.where(size > 0, values / np.where(size > 0, size, 1.0), 0.0)
         near = 1.0 - unit @ unit.T <= self.threshold + 1e-12
         np.fill_diagonal(near, False)
-        classes, _ = ground.predicted()
+        classes = ground.predicted()[0][:, 0]
         same = classes[:, None] == classes[None, :]
         alike = near.sum(axis=1)
         share = np.where(alike > 0, (near & same).sum(axis=1) / np.maximum(alike, 1), 1.0)

@@ -520,7 +520,8 @@ class Consistency(Metric):
         return np.sort((places + 1) * (signs if self.discretise == "top_sign" else np.abs(signs)), axis=1)
 
     def measure(self, ground: Ground, explanation: Explanation, masks: Any) -> Measured:
-        classes, shape = ground.predicted()
+        largest, shape = ground.predicted()
+        classes = largest[:, 0]
         if ground.batch < 2 or not _has_classes(shape):
             raise OptionError(
                 "Consistency compares the predicted classes of several samples.",
