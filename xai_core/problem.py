@@ -478,9 +478,9 @@ def resolve(problem: Problem) -> Problem:
     return settle(problem, score, index, empty)
 
 
-def resolve_predicted(problem: Problem) -> tuple[Problem, Any, tuple[int, ...]]:
-    """As `resolve`, which outputs are the two largest, (batch, 2), and the shape of the outputs of one sample."""
-    score, index, empty, largest = _resolved(problem, predicts=True)
+def resolve_predicted(problem: Problem, count: int) -> tuple[Problem, Any, tuple[int, ...]]:
+    """As `resolve`, which one or two outputs are the largest, (batch, count), and the shape of the outputs of one sample."""
+    score, index, empty, largest = _resolved(problem, count)
     return settle(problem, score, index, empty), largest, tuple(empty.shape)[1:]
 
 
@@ -523,7 +523,7 @@ class _Mix:
 _MIX = _Mix()
 
 
-def _resolved(problem: Problem, predicts: bool = False) -> tuple[Any, Any, Any, Any]:
+def _resolved(problem: Problem, predicts: int = 0) -> tuple[Any, Any, Any, Any]:
     """What `Resolve` gives, of all rows."""
     parts, empty = [], None
     for block in spans(problem.batch, problem.rows, constant=problem.constant_shapes):

@@ -98,29 +98,31 @@ def scaled(xp: Any, outputs: Any, scale: Any) -> Any:
 class Resolve:
     """Kernel: explained score, index and output shape of a batch; the shape travels as that of an empty array.
 
-    With `predicts` also which outputs are the largest and the one after it, (rows, 2), else `None`. `chosen` is `None` for
-    the predicted class. Indices outside the output are moved into it here and refused on the host, because frameworks differ
-    in what they do with them.
+    Also which outputs are the largest, `predicts` of them: 1, 2 or, which gives `None`, 0. `chosen` is `None` for the
+    predicted class. Indices outside the output are moved into it here and refused on the host, because frameworks differ in
+    what they do with them.
     """
 
     pick: Pick
-    predicts: bool = False
+    predicts: int = 0
 
     def __call__(self, net: Net, leaves: list[Any], rows: Any, chosen: Any) -> tuple[Any, Any, Any, Any]:
         xp = net.xp
         outputs = net(leaves if rows is None else [xp.take(leaf, rows, axis=0) for leaf in leaves])
         empty = outputs[:0, ...]
-        largest = _largest_two(xp, outputs) if self.predicts else None
+        largest = _largest(xp, outputs, self.predicts) if self.predicts else None
         if self.pick.function is not None or self.pick.every:
             return self.pick(xp, outputs, None), None, empty, largest
         index = fit_index(xp, outputs, chosen if rows is None or chosen is None else xp.take(chosen, rows, axis=0))
         return self.pick(xp, outputs, index), index, empty, largest
 
 
-def _largest_two(xp: Any, outputs: Any) -> Any:
-    """Which outputs of each row are the largest and the second-largest, (rows, 2); of one output that one twice."""
+def _largest(xp: Any, outputs: Any, count: int) -> Any:
+    """Which outputs of each row are the largest and, for a `count` of 2, the one after it, (rows, count)."""
     flat = xp.reshape(outputs, (tuple(outputs.shape)[0], -1))
     first = xp.argmax(flat, axis=1)[:, None]
+    if count == 1:
+        return first
     if tuple(flat.shape)[1] == 1:
         return xp.concat([first, first], axis=1)
     # The outputs' numbers, by sums of ones: `arange` needs a device.

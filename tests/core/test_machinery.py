@@ -420,7 +420,7 @@ def test_halves_accumulate_in_single_precision():
 def test_the_two_largest_outputs(rows):
     """Of equal ones the first, also among numbers so large that one less is no less, and infinite ones."""
     outputs = np.asarray(rows, dtype=np.float32)
-    found = targets._largest_two(np, outputs)
+    found = targets._largest(np, outputs, 2)
     for row, (first, second) in zip(outputs, found, strict=True):
         order = np.argsort(-row, kind="stable")
         assert (first, second) == tuple(order[:2])
@@ -430,5 +430,5 @@ def test_the_two_largest_of_many_outputs_in_half_precision_and_of_one():
     outputs = np.zeros((2, 3000), dtype=np.float16)
     outputs[0, [2901, 2902]] = 2, 1
     outputs[1, [0, 2999]] = -1, 3
-    np.testing.assert_array_equal(targets._largest_two(np, outputs), [[2901, 2902], [2999, 1]])
-    np.testing.assert_array_equal(targets._largest_two(np, np.ones((2, 1))), [[0, 0], [0, 0]])
+    np.testing.assert_array_equal(targets._largest(np, outputs, 2), [[2901, 2902], [2999, 1]])
+    np.testing.assert_array_equal(targets._largest(np, np.ones((2, 1)), 2), [[0, 0], [0, 0]])

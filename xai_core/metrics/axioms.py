@@ -478,7 +478,7 @@ class Linearity(Metric):
 
     def measure(self, ground: Ground, explanation: Explanation, masks: Any) -> Measured:
         # Asked first: it finds out the explained score on the way.
-        largest = ground.predicted()[0] if self.other is None else None
+        largest = ground.predicted(2)[0] if self.other is None else None
         problem, explainer = _as_explained(ground, explanation), _explainer(explanation)
         if problem.index is None:
             raise TargetError(

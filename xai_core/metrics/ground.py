@@ -299,17 +299,17 @@ class Ground:
 
         return self.known(("lost", self.key(spec), self.key(baseline)), make)
 
-    def predicted(self) -> tuple[_Host, tuple[int, ...]]:
-        """Predicted class of each sample and the one after it, (batch, 2), and the shape of the outputs of one.
+    def predicted(self, count: int = 1) -> tuple[_Host, tuple[int, ...]]:
+        """Classes of the highest score of each sample, (batch, count), one or two, and the shape of the outputs of one.
 
-        Outputs with more axes are taken as one list of classes; a single output is both.
+        Outputs with more axes are taken as one list of classes; a single output comes twice.
         """
 
         def make() -> tuple[_Host, tuple[int, ...]]:
-            self._settled, largest, shape = resolve_predicted(self.opened)
+            self._settled, largest, shape = resolve_predicted(self.opened, count)
             return self._settled.to_host(largest), shape
 
-        return self.known("predicted", make)
+        return self.known(("predicted", count), make)
 
     def chance_columns(self, spec: Any) -> _Host:
         """Features of each sample in a random order of its own, those that it lacks last, (batch, features)."""
