@@ -381,14 +381,16 @@ def tensorflow_cnn() -> Case:
             super().__init__()
             rng = np.random.default_rng(0)
             sizes = [(3, 3, 3, 32), (3, 3, 32, 32), (3, 3, 32, 64), (4096, 10)]
-            self.w = [tf.Variable((rng.normal(size=s) / np.sqrt(np.prod(s[:-1]))).astype("float32")) for s in sizes]
+            self.a, self.b, self.c, self.d = (
+                tf.Variable((rng.normal(size=s) / np.sqrt(np.prod(s[:-1]))).astype("float32")) for s in sizes
+            )
 
         def __call__(self, x: Any) -> Any:
-            x = tf.nn.relu(tf.nn.conv2d(x, self.w[0], 1, "SAME"))
-            x = tf.nn.relu(tf.nn.conv2d(x, self.w[1], 1, "SAME"))
+            x = tf.nn.relu(tf.nn.conv2d(x, self.a, 1, "SAME"))
+            x = tf.nn.relu(tf.nn.conv2d(x, self.b, 1, "SAME"))
             x = tf.nn.max_pool2d(x, 2, 2, "VALID")
-            x = tf.nn.max_pool2d(tf.nn.relu(tf.nn.conv2d(x, self.w[2], 1, "SAME")), 2, 2, "VALID")
-            return tf.matmul(tf.reshape(x, (tf.shape(x)[0], 4096)), self.w[3])
+            x = tf.nn.max_pool2d(tf.nn.relu(tf.nn.conv2d(x, self.c, 1, "SAME")), 2, 2, "VALID")
+            return tf.matmul(tf.reshape(x, (tf.shape(x)[0], 4096)), self.d)
 
     return _tensorflow_case("TensorFlow CNN 32", Net(), (8, 32, 32, 3), 64, 512)
 
