@@ -122,6 +122,8 @@ def _specs(value: Any) -> Hashable:
     """Structure, shapes and dtypes of arguments."""
     if isinstance(value, list | tuple):
         return tuple(map(_specs, value))
+    if isinstance(value, dict):
+        return tuple((name, _specs(part)) for name, part in value.items())
     return None if value is None else (tuple(value.shape), value.dtype)
 
 

@@ -175,3 +175,14 @@ def test_many_shapes_cause_no_warning_of_retracing():
     finally:
         logger.removeHandler(handler)
     assert not handler.seen
+
+
+def test_compiled_code_is_told_apart_by_the_structure_of_its_arguments():
+    """What was traced is called itself, and would refuse other lists of the same arrays."""
+    from xai_tensorflow import backend
+
+    compiled = backend.compile(lambda some, others: {"count": len(some), "sum": tf.reduce_sum(others["x"][0])})
+    x = tf.ones(3)
+    for some, others in (([x], [x, x]), ([x, x], [x]), ([x], [x, 2 * x])):
+        found = compiled(some, {"x": others})
+        assert (int(found["count"]), float(found["sum"])) == (len(some), 3.0)
