@@ -27,7 +27,7 @@ from xai_core.model import Bound, Model, Net, bind
 from xai_core.progress import Progress
 from xai_core.streams import Streams, check_seed
 from xai_core.structure import flatten
-from xai_core.targets import Beside, Pick, Resolve, check_range, host_index, mixed
+from xai_core.targets import Beside, Pick, Resolve, check_range, gather, host_index, mixed
 
 __all__ = [
     "Problem",
@@ -307,11 +307,6 @@ class Problem:
         if not self._found:
             self._found.append(self.scores(self.leaves))
         return self._found[0]
-
-
-def gather(xp: Any, array: Any, rows: Any) -> Any:
-    """Rows of an array; `rows=None` means all of them, `array=None` stays None."""
-    return array if rows is None or array is None else xp.take(array, rows, axis=0)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from xai_core.errors import OutputError, TargetError, describe
 from xai_core.frames import is_series
 from xai_core.model import Net
 
-__all__ = ["SCALES", "Beside", "Pick", "Resolve", "check_range", "fit_index", "host_index", "mixed", "scaled"]
+__all__ = ["SCALES", "Beside", "Pick", "Resolve", "check_range", "fit_index", "gather", "host_index", "mixed", "scaled"]
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,11 @@ def scaled(xp: Any, outputs: Any, scale: Any) -> Any:
     return xp.reshape(found[:, :1] if single else found, shape)
 
 
+def gather(xp: Any, array: Any, rows: Any) -> Any:
+    """Rows of an array; `rows=None` means all of them, `array=None` stays None."""
+    return array if rows is None or array is None else xp.take(array, rows, axis=0)
+
+
 @dataclass(frozen=True)
 class Resolve:
     """Kernel: explained score, index and output shape of a batch; the shape travels as that of an empty array.
@@ -108,12 +113,12 @@ class Resolve:
 
     def __call__(self, net: Net, leaves: list[Any], rows: Any, chosen: Any) -> tuple[Any, Any, Any, Any]:
         xp = net.xp
-        outputs = net(leaves if rows is None else [xp.take(leaf, rows, axis=0) for leaf in leaves])
+        outputs = net([gather(xp, leaf, rows) for leaf in leaves])
         empty = outputs[:0, ...]
         largest = _largest(xp, outputs, self.predicts) if self.predicts else None
         if self.pick.function is not None or self.pick.every:
             return self.pick(xp, outputs, None), None, empty, largest
-        index = fit_index(xp, outputs, chosen if rows is None or chosen is None else xp.take(chosen, rows, axis=0))
+        index = fit_index(xp, outputs, gather(xp, chosen, rows))
         return self.pick(xp, outputs, index), index, empty, largest
 
 
@@ -147,14 +152,10 @@ class Beside:
         self, net: Net, leaves: list[Any], others: list[Any], shares: list[Any], rows: Any, chosen: Any
     ) -> tuple[Any, Any, Any, Any]:
         xp = net.xp
-
-        def some(array: Any) -> Any:
-            return array if rows is None or array is None else xp.take(array, rows, axis=0)
-
-        both, index = [], some(chosen)
-        for leaf, other, share in zip(leaves, others, shares, strict=True):
-            own = some(leaf)
-            both.append(xp.concat([own, mixed(xp, own, some(other), some(share))], axis=0))
+        both, index = [], gather(xp, chosen, rows)
+        for parts in zip(leaves, others, shares, strict=True):
+            own, other, share = (gather(xp, part, rows) for part in parts)
+            both.append(xp.concat([own, mixed(xp, own, other, share)], axis=0))
         score, index, empty, _ = Resolve(self.pick)(net, both, None, xp.concat([index, index], axis=0))
         half = tuple(score.shape)[0] // 2
         return score[:half, ...], index[:half, ...], empty, score[half:, ...]

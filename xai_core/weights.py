@@ -20,7 +20,7 @@ __all__ = ["KINDS", "Values", "Weight", "kind_of", "natives"]
 _Host = np.ndarray[Any, Any]
 
 KINDS = ("kernel", "bias", "scale", "statistic", "vector")
-"""What an array is for; `statistic`: taken from data, not learned; `vector`: a vector, of which is not told."""
+"""What an array is for; `statistic`: taken from data, not learned; `vector`: any of these, of one axis."""
 
 Values = Mapping[tuple[str, str], _Host]
 """Arrays in the common layout by path and name of a `Weight`."""

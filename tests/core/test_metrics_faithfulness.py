@@ -1387,3 +1387,13 @@ def test_inputs_and_changed_inputs_in_one_call_are_no_more_rows_than_asked_for(m
     np.testing.assert_allclose(found.values, whole.values, rtol=1e-12)
     assert max(rows) == min(size - size % 2 or 1, 14)
     assert found.rows == whole.rows == (14, 0)
+
+
+def test_who_knows_two_classes_is_not_asked_for_the_first():
+    with opened(net, explained(X, MAP), metrics.Sufficiency(), 0) as ground:
+        two, shape = ground.predicted(2)
+        before = ground.work
+        one, same = ground.predicted()
+        assert ground.work == before
+    np.testing.assert_array_equal(one, two[:, :1])
+    assert shape == same

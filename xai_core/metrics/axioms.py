@@ -477,8 +477,8 @@ class Linearity(Metric):
                 )
 
     def measure(self, ground: Ground, explanation: Explanation, masks: Any) -> Measured:
-        # Asked first: it finds out the explained score on the way.
-        largest = ground.predicted(2)[0] if self.other is None else None
+        if self.other is None:
+            ground.predicted(2)  # finds out the explained score on the way
         problem, explainer = _as_explained(ground, explanation), _explainer(explanation)
         if problem.index is None:
             raise TargetError(
@@ -489,7 +489,7 @@ class Linearity(Metric):
         axes, outputs = int(problem.index.shape[1]), int(problem.outputs or 0)
         _require_classes((problem.batch, outputs) if axes == 1 else (problem.batch,) * (axes + 1))
         own = problem.to_host(problem.index)[:, 0].astype(np.int64)
-        partner = self._partner(own, outputs, largest)
+        partner = self._partner(ground, own, outputs)
         if np.any(own == partner):
             raise OptionError(
                 "Linearity needs two different classes.",
@@ -511,10 +511,11 @@ class Linearity(Metric):
         parts = abs(self.a) * _norm(first) + abs(self.b) * _norm(second)
         return Measured(_quotient(apart, np.maximum(_norm(mixed), parts)), details={"other": partner})
 
-    def _partner(self, own: _Host, outputs: int, largest: _Host | None) -> _Host:
-        if largest is not None:
-            return np.where(own == largest[:, 0], largest[:, 1], largest[:, 0])
-        if self.other is None or self.other >= outputs:
+    def _partner(self, ground: Ground, own: _Host, outputs: int) -> _Host:
+        if self.other is None:
+            first, second = ground.predicted(2)[0].T
+            return np.where(own == first, second, first)
+        if self.other >= outputs:
             raise TargetError(f"`other` is a class, 0 to {outputs - 1}.", received=f"other={self.other}")
         return np.full(len(own), self.other, dtype=np.int64)
 

@@ -306,6 +306,9 @@ class Ground:
         """
 
         def make() -> tuple[_Host, tuple[int, ...]]:
+            if count == 1 and ("predicted", 2) in self._known:
+                both, shape = self.predicted(2)
+                return both[:, :1], shape
             self._settled, largest, shape = resolve_predicted(self.opened, count)
             return self._settled.to_host(largest), shape
 
